@@ -1,0 +1,123 @@
+"""The application host as the runbook sees it: stage a release, look at it, give it the traffic.
+
+Two implementations: the local process host (`runbook.clients.local_host`) and Vercel. Promote and roll back
+never rebuild.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class ReleaseState(StrEnum):
+    """Whether a release can take traffic."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One build of the application, made from one commit.
+
+    `url` is the private URL of this release alone; `promoted_at` is when it last got the public traffic.
+    Times are aware UTC.
+    """
+
+    release_id: str
+    git_sha: str
+    version: str
+    url: str
+    state: ReleaseState
+    created_at: datetime
+    promoted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a release's log; `at` is aware UTC, `level` is lower case (`info`, `warning`, `error`)."""
+
+    at: datetime
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """What the host counted on the public URL for one release in one span of time.
+
+    `errors` are answers with status 5xx and requests that got no answer; latencies are seconds, 0 without requests.
+    """
+
+    requests: int
+    errors: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+    @property
+    def error_rate_pct(self) -> float:
+        """Errors in percent of requests (0-100); 0 when there were no requests."""
+        return 100.0 * self.errors / self.requests if self.requests else 0.0
+
+
+class ApplicationHost(Protocol):
+    """What every application host can do. All methods raise `ServiceError` when the host fails."""
+
+    @property
+    def public_url(self) -> str:
+        """The stable URL that users call, without a trailing slash."""
+        ...
+
+    def check(self) -> None:
+        """Raise `ServiceError`, in words a person can act on, unless the host answers."""
+        ...
+
+    def stage(self, git_sha: str, version: str) -> Release:
+        """Build and start the release of a commit under a private URL; it gets no traffic.
+
+        Repeating it for a commit that is already staged and healthy returns that release.
+        """
+        ...
+
+    def promote(self, release_id: str) -> Release:
+        """Give the public traffic to a staged release. Safe to repeat."""
+        ...
+
+    def roll_back(self, release_id: str) -> Release:
+        """Give the public traffic back to a release that had it before, without a rebuild. Safe to repeat."""
+        ...
+
+    def active(self) -> Release | None:
+        """Return the release that has the public traffic, or None before the first promote."""
+        ...
+
+    def releases(self) -> Sequence[Release]:
+        """Return the known releases, newest first."""
+        ...
+
+    def release(self, release_id: str) -> Release:
+        """Return one release; `RejectedError` when the host does not know it."""
+        ...
+
+    def warm(self, release_id: str) -> Release:
+        """Make sure that a known release runs and answers on its private URL."""
+        ...
+
+    def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
+        """Return the newest `limit` log lines of a release, oldest first."""
+        ...
+
+    def metrics(self, release_id: str, *, since: datetime) -> RequestMetrics:
+        """Return what was counted on the public URL for a release since a time."""
+        ...
+
+    def variable_lengths(self) -> Mapping[str, int]:
+        """Return the names of the environment variables releases run with, and how long each value is."""
+        ...
