@@ -1,1 +1,137 @@
 """Names that arrive from outside: environments, backup ids, git refs. Checked before they touch a path or a command."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from runbook.errors import InvalidInputError
+
+_BACKUP_ID = re.compile(r"backup_([0-9]{4})([0-9]{2})([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
+_ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$-]*")
+
+_GIT_REF_MAX_BYTES = 255
+_IDENTIFIER_MAX_BYTES = 63
+_GIT_FORBIDDEN = ("..", "~", "^", ":", "?", "*", "[", "\\", "@{", "//", "/.")
+
+
+def new_backup_id(now: datetime) -> str:
+    """Return the id of a backup taken at `now`: `backup_YYYYMMDD_HHMMSS` in UTC, whole seconds, cut off.
+
+    Raises:
+        ValueError: `now` has no time zone.
+
+    Source: runbook, "Full Rollback" (`--backup-id=backup_20250104_120000`).
+    """
+    if now.utcoffset() is None:
+        raise ValueError(f"a backup id needs an aware time, got {now.isoformat()} without a time zone")
+    at = now.astimezone(UTC)
+    return f"backup_{at.year:04d}{at.month:02d}{at.day:02d}_{at.hour:02d}{at.minute:02d}{at.second:02d}"
+
+
+def backup_taken_at(backup_id: str) -> datetime:
+    """Return when the backup was taken, aware UTC, whole seconds.
+
+    Raises:
+        InvalidInputError: not exactly `backup_YYYYMMDD_HHMMSS`, or no such date or time.
+
+    Source: runbook, "Full Rollback" (`--backup-id=backup_20250104_120000`).
+    """
+    match = _BACKUP_ID.fullmatch(backup_id)
+    if match is not None:
+        year, month, day, hour, minute, second = (int(part) for part in match.groups())
+        try:
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        except ValueError:
+            pass
+    raise InvalidInputError(
+        "backup_id",
+        backup_id,
+        "backup_YYYYMMDD_HHMMSS with a real date and time in UTC, such as backup_20250104_120000",
+        "List the backups with `runbook db:backups`.",
+    )
+
+
+def check_backup_id(text: str) -> str:
+    """Return `text` unchanged when it is a backup id; it is then safe as a part of a path.
+
+    Raises:
+        InvalidInputError: not exactly `backup_YYYYMMDD_HHMMSS`, or no such date or time.
+
+    Source: runbook, "Full Rollback" (`--backup-id=backup_20250104_120000`).
+    """
+    backup_taken_at(text)
+    return text
+
+
+def check_environment_name(text: str) -> str:
+    """Return `text` unchanged when it names an environment: 1 to 31 of `a-z0-9-`, the first one a letter.
+
+    Raises:
+        InvalidInputError: anything else.
+
+    Source: runbook, "Automated Checks" (`--environment=staging`, `--environment=production`).
+    """
+    if _ENVIRONMENT.fullmatch(text) is None:
+        raise InvalidInputError(
+            "environment",
+            text,
+            "1 to 31 of a-z, 0-9 and '-', the first one a letter",
+            "Use the name of an environment, such as staging or production.",
+        )
+    return text
+
+
+def check_git_ref(text: str) -> str:
+    """Return `text` unchanged when it is a commit, a tag or a branch (`origin/main`); at most 255 bytes.
+
+    Revision expressions (`HEAD~1`, `main@{1}`) are refused: what they mean changes from hour to hour.
+
+    Raises:
+        InvalidInputError: anything that `git check-ref-format` refuses, or that a command could read as an option.
+
+    Source: git-check-ref-format(1): "They cannot have ASCII control characters (...), space, tilde ~, caret ^, or
+    colon : anywhere", "cannot have two consecutive dots .. anywhere", "cannot have question-mark ?, asterisk *, or
+    open bracket [", "cannot begin or end with a slash / or contain multiple consecutive slashes", "cannot end with
+    a dot .", "cannot contain a sequence @{", "cannot be the single character @", no backslash "anywhere", no component
+    "can begin with a dot . or end with the sequence .lock".
+    """
+    refused = (
+        text in {"", "@"}
+        or text.startswith(("-", "/", "."))
+        or text.endswith(("/", "."))
+        or any(part.endswith(".lock") for part in text.split("/"))
+        or any(part in text for part in _GIT_FORBIDDEN)
+        or any(character.isspace() or not character.isprintable() for character in text)
+        or len(text.encode()) > _GIT_REF_MAX_BYTES
+    )
+    if refused:
+        raise InvalidInputError(
+            "git_ref",
+            text,
+            f"a commit, tag or branch as `git check-ref-format` allows it, at most {_GIT_REF_MAX_BYTES} bytes",
+            "Give a commit id, a tag or a branch, such as origin/main.",
+        )
+    return text
+
+
+def check_identifier(text: str, field: str) -> str:
+    """Return `text` unchanged when it can name a database, role or schema; `field` is the input's name in the error.
+
+    1 to 63 bytes; letters, digits, `_`, `$` and `-`, the first one a letter or `_`. Still quote it in SQL.
+
+    Raises:
+        InvalidInputError: anything else.
+
+    Source: PostgreSQL manual, "Lexical Structure", Identifiers and Key Words: "the maximum identifier length is
+    63 bytes".
+    """
+    if _IDENTIFIER.fullmatch(text) is None or len(text) > _IDENTIFIER_MAX_BYTES:
+        raise InvalidInputError(
+            field,
+            text,
+            f"1 to {_IDENTIFIER_MAX_BYTES} of A-Z, a-z, 0-9, '_', '$' and '-', the first one a letter or '_'",
+            "Use the name as the database lists it (`\\l` in psql).",
+        )
+    return text

@@ -1,0 +1,69 @@
+"""Smoke tests: a few requests that tell whether a release works, kept in the application's own repository.
+
+Source: runbook, "Manual Verification" (`npm run test:smoke`).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runbook.errors import InvalidInputError
+
+
+class SmokeTest(BaseModel):
+    """One request and what its answer has to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    method: Literal["GET", "POST", "PUT", "DELETE"] = "GET"
+    path: str = Field(pattern=r"^/[^\s]*$")
+    body: dict[str, Any] | None = None
+    status: int = Field(200, ge=100, le=599)
+    expected: dict[str, Any] = Field(default_factory=dict[str, Any], alias="json")
+    contains: str | None = None
+
+    def problem(self, status: int | None, text: str) -> str | None:
+        """Say what is wrong with an answer, or None when it is as expected."""
+        if status != self.status:
+            return f"answered {status}, expected {self.status}"
+        if self.contains is not None and self.contains not in text:
+            return f"the answer does not contain {self.contains!r}"
+        if self.expected:
+            try:
+                found = json.loads(text)
+            except ValueError:
+                return "the answer is not JSON"
+            if not isinstance(found, dict):
+                return "the answer is not a JSON object"
+            values = cast("dict[str, Any]", found)
+            wrong = [key for key, value in self.expected.items() if values.get(key) != value]
+            if wrong:
+                return f"other values than expected for {', '.join(wrong)}"
+        return None
+
+
+class _SmokeFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request: tuple[SmokeTest, ...] = Field(min_length=1)
+
+
+def parse_smoke_tests(text: str, name: str) -> tuple[SmokeTest, ...]:
+    """Read a smoke file: TOML with one `[[request]]` table a request.
+
+    Raises:
+        InvalidInputError: it is not TOML, holds no request, or a field is unknown or not acceptable.
+    """
+    try:
+        return _SmokeFile.model_validate(tomllib.loads(text)).request
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError("smoke file", name, "valid TOML", f"Mend the file: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError("smoke file", f"{name}: {where}", first["msg"], "Mend the file.") from error
