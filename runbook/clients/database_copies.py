@@ -1,0 +1,155 @@
+"""Databases beside the live one: made empty, filled, and swapped in by rename.
+
+Source: PostgreSQL manual, "ALTER DATABASE"; renaming is transactional, but only with no session connected.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from runbook.clients.postgres import MAINTENANCE_DATABASE, Database
+from runbook.errors import StageError
+
+_LOCALE = """
+SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider,
+       to_jsonb(d)->>(CASE WHEN to_jsonb(d) ? 'datlocale' THEN 'datlocale' ELSE 'daticulocale' END)
+FROM pg_database d WHERE datname = %s
+"""
+_PROPERTIES = """
+SELECT datconnlimit, shobj_description(oid, 'pg_database'), datacl IS NULL FROM pg_database WHERE datname = %s
+"""
+_SETTINGS = """
+SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
+     unnest(s.setconfig) c
+WHERE d.datname = %s
+"""
+_GRANTS = """
+SELECT CASE WHEN grantee = 0 THEN NULL ELSE pg_get_userbyid(grantee) END, privilege_type, is_grantable
+FROM pg_database, aclexplode(datacl) WHERE datname = %s AND grantee <> datdba
+"""
+# Settings whose value is a list are stored already quoted; as one quoted string they would mean something else.
+_LIST_SETTINGS = {
+    "search_path",
+    "temp_tablespaces",
+    "local_preload_libraries",
+    "session_preload_libraries",
+    "datestyle",
+}
+
+
+def create_beside(database: Database, name: str) -> None:
+    """Create an empty database with the live one's owner, encoding and locale.
+
+    Raises:
+        psycopg.Error: it exists already, or the role may not create databases.
+    """
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        row = connection.execute(_LOCALE, [database.name]).fetchone()
+        if row is None:
+            raise StageError(f"database {database.name} does not exist at {database.place}")
+        owner, encoding, collate, ctype, provider, locale = row
+        parts = [
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+                sql.Identifier(name),
+                sql.Identifier(owner),
+                sql.Literal(encoding),
+                sql.Literal(collate),
+                sql.Literal(ctype),
+            )
+        ]
+        if provider == "i":
+            parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale)))
+        elif provider == "b":
+            parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(locale)))
+        connection.execute(sql.SQL(" ").join(parts))
+
+
+def drop(database: Database, name: str) -> None:
+    """Drop a database beside the live one, with the sessions in it; no error when it is gone.
+
+    Raises:
+        StageError: the name is the live database's.
+    """
+    if name == database.name:
+        raise StageError(f"{name} is the live database; it is never dropped")
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def carry_properties(database: Database, name: str) -> None:
+    """Give a copy what a dump of one database does not hold: limit, comment, grants and settings of the live one."""
+    copy = sql.Identifier(name)
+    with database.connect(MAINTENANCE_DATABASE) as connection, connection.transaction():
+        row = connection.execute(_PROPERTIES, [database.name]).fetchone()
+        if row is None:
+            raise StageError(f"database {database.name} does not exist at {database.place}")
+        limit, comment, default_grants = row
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(copy, sql.Literal(limit)))
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(copy, sql.Literal(comment)))
+        for role, setting, value in connection.execute(_SETTINGS, [database.name]).fetchall():
+            whose = sql.SQL("DATABASE {}").format(copy)
+            if role is not None:
+                whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), copy)
+            given = sql.SQL(value) if setting.lower() in _LIST_SETTINGS else sql.Literal(value)
+            connection.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.Identifier(setting), given))
+        if not default_grants:
+            connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(copy))
+        for grantee, privilege, grantable in connection.execute(_GRANTS, [database.name]).fetchall():
+            connection.execute(
+                sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                    sql.SQL(privilege),
+                    copy,
+                    sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
+                    sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+                )
+            )
+
+
+def swap(database: Database, fresh: str, old: str) -> None:
+    """Put `fresh` in the live database's place and keep the live one, closed to new sessions, as `old`.
+
+    New sessions are fenced off first; without that a busy application makes the rename fail. Either both names
+    change or none.
+
+    Raises:
+        StageError: the rename did not happen; the live database takes connections again.
+    """
+    live = database.name
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        _allow_connections(connection, live, allowed=False)
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()",
+                [live, fresh],
+            ).fetchall()
+            with connection.transaction():
+                connection.execute("SELECT set_config('lock_timeout', '5s', true)")
+                _rename(connection, live, old)
+                _rename(connection, fresh, live)
+        except BaseException as error:
+            # Also when the run is cancelled here; harmless when the names have changed already.
+            _allow_connections(connection, live, allowed=True)
+            if isinstance(error, psycopg.Error):
+                message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
+                raise StageError(message) from error
+            raise
+
+
+def swap_back(database: Database, old: str, fresh: str) -> None:
+    """Undo `swap`: the database kept as `old` becomes the live one again, the other is kept as `fresh`."""
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        _allow_connections(connection, old, allowed=True)
+    swap(database, old, fresh)
+
+
+def _allow_connections(connection: psycopg.Connection, name: str, *, allowed: bool) -> None:
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}").format(sql.Identifier(name), sql.Literal(allowed))
+    )
+
+
+def _rename(connection: psycopg.Connection, name: str, to: str) -> None:
+    connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(to)))

@@ -1,0 +1,104 @@
+"""The application's git repository: which commit a name means, what lies in it, a clean copy of it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbook.errors import InvalidInputError, RejectedError
+from runbook.rules.identifiers import check_git_ref
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A local git repository. Nothing here changes it or its working tree."""
+
+    path: Path
+
+    def check(self) -> None:
+        """Raise `RejectedError` unless the path is a git repository."""
+        self._git("rev-parse", "--git-dir")
+
+    def resolve(self, git_ref: str) -> str:
+        """Return the full SHA of the commit that a branch, tag or SHA means.
+
+        Raises:
+            InvalidInputError: the name is malformed or unknown.
+        """
+        check_git_ref(git_ref)
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{git_ref}^{{commit}}").strip()
+        except RejectedError as error:
+            tags = self._git("tag", "--sort=-creatordate").split()[:5]
+            raise InvalidInputError(
+                "git_ref",
+                git_ref,
+                f"a branch, tag or commit of {self.path}; newest tags: {', '.join(tags) or 'none'}",
+                "Fetch it first, or mend the name.",
+            ) from error
+
+    def uncommitted(self) -> list[str]:
+        """Return the tracked paths of the working tree that differ from its commit; a bare repository has none."""
+        if self._git("rev-parse", "--is-bare-repository").strip() == "true":
+            return []
+        entries = self._git("status", "--porcelain=v1", "-z", "--untracked-files=no").split("\0")
+        return [entry[3:] for entry in entries if entry]
+
+    def version(self, git_sha: str) -> str:
+        """Return a commit's tag, or its first twelve digits when it has none."""
+        tags = self._git("tag", "--points-at", git_sha, "--sort=-version:refname").split()
+        return tags[0] if tags else git_sha[:12]
+
+    def files(self, git_sha: str, directory: str) -> list[str]:
+        """Return the paths of the files of a commit below a directory."""
+        return [p for p in self._git("ls-tree", "-r", "-z", "--name-only", git_sha, f"{directory}/").split("\0") if p]
+
+    def text(self, git_sha: str, path: str) -> str | None:
+        """Return a file of a commit as text, or None when the commit has no such file.
+
+        Raises:
+            RejectedError: the file is not UTF-8.
+        """
+        done = self._run("cat-file", "blob", f"{git_sha}:{path}")
+        if done.returncode:
+            return None
+        try:
+            return done.stdout.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RejectedError(f"{path} at {git_sha[:12]} is not UTF-8: {error}") from error
+
+    def messages(self, since: str | None, until: str) -> list[str]:
+        """Return the commit messages after one commit up to another; all up to it when `since` is None."""
+        span = until if since is None else f"{since}..{until}"
+        return [text.strip() for text in self._git("log", "--format=%B%x00", span).split("\0") if text.strip()]
+
+    def export(self, git_sha: str, target: Path) -> None:
+        """Write the files of a commit into a new folder, without history.
+
+        Raises:
+            RejectedError: the commit is not in the repository.
+        """
+        done = self._run("archive", "--format=tar", git_sha)
+        if done.returncode:
+            raise RejectedError(f"git archive {git_sha[:12]}: {done.stderr.decode(errors='replace').strip()}")
+        target.mkdir(parents=True)
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(target, filter="data")
+
+    def _git(self, *arguments: str) -> str:
+        done = self._run(*arguments)
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip() or f"git {arguments[0]} ended with {done.returncode}"
+            raise RejectedError(f"repository {self.path}: {reason}")
+        return done.stdout.decode(errors="replace")
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        # Another owner's repository is read all the same: the path is configured, not found.
+        argv = ["git", "-c", f"safe.directory={self.path.resolve()}", "-C", str(self.path), *arguments]
+        try:
+            return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise RejectedError(f"repository {self.path}: git {arguments[0]} did not end within 120 s") from error

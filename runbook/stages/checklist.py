@@ -1,0 +1,200 @@
+"""Stage 1: the pre-deployment checklist, and the plan of the release that comes out of it.
+
+Nothing in here changes anything. Source: runbook, "Pre-Deployment Checklist" and "Stage 1: Pre-Deployment Validation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runbook.clients.fingerprint import applied_migrations
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError, RefusedError, RunbookError, TransientError
+from runbook.rules import checklist, migrations, releases, sql
+from runbook.rules.checklist import Check, Outcome
+from runbook.rules.smoke import SmokeTest, parse_smoke_tests
+
+
+@dataclass(frozen=True)
+class ReleasePlan:
+    """What a deploy of one commit would do."""
+
+    git_ref: str
+    git_sha: str
+    version: str
+    previous_git_sha: str | None
+    found: tuple[migrations.Migration, ...]
+    applied: tuple[str, ...]
+    steps: tuple[migrations.Step, ...]
+    scripts: dict[str, str]
+    smoke_tests: tuple[SmokeTest, ...]
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Names of the migrations that this deploy would apply, in order."""
+        return tuple(migration.name for step in self.steps for migration in step.migrations)
+
+
+@dataclass(frozen=True)
+class Checklist:
+    """The answers of the checklist for one commit; `plan` is None when they do not allow one."""
+
+    git_ref: str
+    git_sha: str
+    version: str
+    checks: tuple[Check, ...]
+    refusals: tuple[Check, ...]
+    plan: ReleasePlan | None
+
+
+class ChecklistFailedError(RefusedError):
+    """The checklist refuses the deploy; the message lists what is wrong and what to do about each."""
+
+    def __init__(self, refusals: tuple[Check, ...]) -> None:
+        lines = [f"- {check.name}: {check.detail} {check.action}".rstrip() for check in refusals]
+        super().__init__("the checklist refuses this deploy; nothing was changed:\n" + "\n".join(lines))
+
+
+def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Checklist:
+    """Answer every automated check of the runbook for the commit that `git_ref` means.
+
+    `strict` turns warnings into refusals; a check that could not run refuses always.
+
+    Raises:
+        InvalidInputError: the ref is malformed or unknown.
+    """
+    repository = connections.repository
+    git_sha = repository.resolve(git_ref)
+    version = repository.version(git_sha)
+    checks = [
+        _ask("working tree", lambda: _clean_tree(connections)),
+        _ask("backup store", lambda: connections.store.check()),
+        _ask("database", lambda: _database(connections)),
+        _ask("application host", lambda: connections.host.check()),
+        _ask("smoke tests", lambda: f"{len(_smoke_tests(connections, git_sha))} requests"),
+        _test_suite(connections),
+    ]
+    plan = None
+    if not any(check.outcome in (Outcome.FAILED, Outcome.COULD_NOT_RUN) for check in checks):
+        checks += checklist.required_variables(connections.host.variable_lengths())
+        try:
+            plan = _plan(connections, git_ref, git_sha, version)
+        except RunbookError as error:
+            checks.append(_answer("migrations", error))
+        else:
+            checks += _migration_checks(plan)
+            checks.append(_breaking_changes(connections, plan))
+    refusals = tuple(checklist.refusals(checks, strict=strict))
+    return Checklist(git_ref, git_sha, version, tuple(checks), refusals, plan)
+
+
+def plan_release(connections: Connections, git_ref: str) -> tuple[ReleasePlan, tuple[str, ...]]:
+    """Run the checklist and return the plan of the release and the checklist's warnings.
+
+    Raises:
+        InvalidInputError: the ref is malformed or unknown.
+        ChecklistFailedError: the checklist refuses.
+    """
+    answers = run_checklist(connections, git_ref, strict=connections.settings.strict)
+    if answers.refusals or answers.plan is None:
+        raise ChecklistFailedError(answers.refusals)
+    warnings = [f"{check.name}: {check.detail}" for check in answers.checks if check.outcome is Outcome.WARNING]
+    return answers.plan, tuple(warnings)
+
+
+def required_migrations(connections: Connections, git_sha: str) -> tuple[migrations.Migration, ...]:
+    """Return the migrations that a commit brings, in order."""
+    directory = connections.settings.migrations.directory
+    return tuple(migrations.discover(connections.repository.files(git_sha, directory), directory))
+
+
+def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) -> ReleasePlan:
+    found = required_migrations(connections, git_sha)
+    with connections.database.connect() as connection:
+        applied = applied_migrations(connection, connections.settings.migrations.history_table)
+    pending = migrations.pending(found, applied)
+    scripts: dict[str, str] = {}
+    for path in [path for migration in pending for path in (migration.path, migration.down) if path]:
+        scripts[path] = connections.repository.text(git_sha, path) or ""
+    active = connections.host.active()
+    return ReleasePlan(
+        git_ref=git_ref,
+        git_sha=git_sha,
+        version=version,
+        previous_git_sha=active.git_sha if active else None,
+        found=found,
+        applied=tuple(applied),
+        steps=tuple(migrations.plan_steps(pending, {migration.name: scripts[migration.path] for migration in pending})),
+        scripts=scripts,
+        smoke_tests=_smoke_tests(connections, git_sha),
+    )
+
+
+def _ask(name: str, question: Callable[[], str | None]) -> Check:
+    try:
+        return Check(name, Outcome.PASSED, question() or "in order")
+    except RunbookError as error:
+        return _answer(name, error)
+
+
+def _answer(name: str, error: RunbookError) -> Check:
+    outcome = Outcome.COULD_NOT_RUN if isinstance(error, TransientError) else Outcome.FAILED
+    return Check(name, outcome, str(error))
+
+
+def _clean_tree(connections: Connections) -> str:
+    changed = connections.repository.uncommitted()
+    if changed:
+        raise InvalidInputError(
+            "repository",
+            ", ".join(changed[:5]),
+            "a checkout without uncommitted changes",
+            "Commit or stash them: a release is made from a commit, not from a folder.",
+        )
+    return "no uncommitted changes"
+
+
+def _database(connections: Connections) -> str:
+    programs = connections.database.programs()
+    return f"{connections.database.name} at {connections.database.place}, pg_dump {programs.version}"
+
+
+def _smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]:
+    name = connections.settings.smoke_file
+    text = connections.repository.text(git_sha, name)
+    if text is None:
+        raise InvalidInputError(
+            "smoke_file", name, f"a file of commit {git_sha[:12]}", "Add it: a release without smoke tests is unproven."
+        )
+    return parse_smoke_tests(text, name)
+
+
+def _test_suite(connections: Connections) -> Check:
+    commands = connections.settings.tests
+    if commands:
+        return Check("test suite", Outcome.PASSED, ", ".join(command.name for command in commands))
+    return Check("test suite", Outcome.WARNING, "no command is configured", "Add `[[tests]]` to the settings.")
+
+
+def _migration_checks(plan: ReleasePlan) -> list[Check]:
+    names = ", ".join(plan.pending) or "none pending"
+    checks = [Check("migrations", Outcome.PASSED, names)]
+    if unknown := migrations.unknown(plan.found, plan.applied):
+        detail = f"applied, but not in this commit: {', '.join(unknown)}"
+        checks.append(Check("migration history", Outcome.WARNING, detail, "Merge the branch that brought them."))
+    if late := migrations.out_of_order(plan.found, plan.applied):
+        detail = f"older than one already applied: {', '.join(migration.name for migration in late)}"
+        checks.append(Check("migration order", Outcome.WARNING, detail, "They will be applied all the same."))
+    for migration in (migration for step in plan.steps for migration in step.migrations):
+        for finding in migrations.breaking_statements(sql.statements(plan.scripts[migration.path])):
+            detail = f"{migration.path}:{finding.line}: {finding.kind}"
+            checks.append(Check("destructive change", Outcome.WARNING, detail, f"Safer: {finding.safer}"))
+    return checks
+
+
+def _breaking_changes(connections: Connections, plan: ReleasePlan) -> Check:
+    messages = connections.repository.messages(plan.previous_git_sha, plan.git_sha)
+    if found := releases.breaking_changes(messages):
+        return Check("breaking changes", Outcome.WARNING, "; ".join(found), "Tell those who call this application.")
+    return Check("breaking changes", Outcome.PASSED, f"none in {len(messages)} commit messages")

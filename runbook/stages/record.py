@@ -1,0 +1,16 @@
+"""Writing down what a run did. Source: runbook, "Deployment Logs"."""
+
+from __future__ import annotations
+
+from runbook.connections import Connections
+from runbook.reports import DeployReport, RollbackReport
+
+
+def record_deploy(connections: Connections, report: DeployReport) -> str:
+    """Keep the report of a deploy and return where it is (`logs/deploy_*.json`)."""
+    return connections.store.write_deploy(report)
+
+
+def record_rollback(connections: Connections, report: RollbackReport) -> str:
+    """Keep the report of a rollback and return where it is (`logs/rollback_*.json`)."""
+    return connections.store.write_rollback(report)

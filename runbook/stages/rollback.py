@@ -1,0 +1,185 @@
+"""What a rollback would do, decided and shown before anything happens.
+
+Source: runbook, "Rollback Procedures".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runbook.clients.application_host import Release
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError, RefusedError
+from runbook.manifest import BackupManifest, VerificationState
+from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.rules.releases import ReleaseRecord, choose_target
+from runbook.rules.smoke import SmokeTest, parse_smoke_tests
+from runbook.stages.checklist import required_migrations
+from runbook.stages.restore import quote_loss
+
+
+@dataclass(frozen=True)
+class RollbackRequest:
+    """What a person asked for; the options of `runbook deploy:rollback`."""
+
+    scope: RollbackScope
+    backup_id: str | None
+    latest: bool
+    reason: str
+    yes: bool
+    triggered_by: str
+
+
+@dataclass(frozen=True)
+class RollbackPlan:
+    """What a rollback would do. `target` is None for the database alone, `backup` for the application alone."""
+
+    scope: RollbackScope
+    active: Release
+    target: Release | None
+    smoke_tests: tuple[SmokeTest, ...]
+    backup: BackupManifest | None
+    data_loss: tuple[TableLoss, ...]
+
+    def render(self) -> str:
+        """Return the plan in words, with what would be lost in rows."""
+        lines = [f"Rollback, scope {self.scope}. {self.active.version} ({self.active.git_sha[:12]}) has the traffic."]
+        if self.target is not None:
+            lines.append(
+                f"- Application: back to {self.target.version} ({self.target.git_sha[:12]}), without a rebuild."
+            )
+        if self.backup is not None:
+            lines.append(
+                f"- Database: restored from {self.backup.backup_id} of {self.backup.created_at:%Y-%m-%d %H:%M:%S} UTC "
+                f"beside the live one and swapped in; last restore took {self.backup.verification.restore_s:.1f} s."
+            )
+            lines += [
+                f"  - {loss.table}: {loss.rows_now} rows now, {loss.rows_restored} afterwards"
+                for loss in self.data_loss
+            ] or ["  - no table differs from the backup now"]
+            lines.append("- All data written since that backup is lost; the replaced database is kept, closed.")
+        return "\n".join(lines)
+
+
+def plan_rollback(connections: Connections, request: RollbackRequest) -> RollbackPlan:
+    """Choose target and backup for a rollback, and refuse what could not work.
+
+    The application goes back to the last release recorded VERIFIED before the active one, never to "the second in
+    the list"; in a full rollback to the release that was active when the backup was made, so that both fit together.
+
+    Raises:
+        InvalidInputError: the combination of options, or the backup id, is not acceptable.
+        RefusedError: there is no target, no usable backup, or the schema restored would not fit the application.
+    """
+    _check_options(request)
+    active = connections.host.active()
+    if active is None:
+        raise RefusedError("no release has the traffic; there is nothing to roll back")
+    if request.scope is RollbackScope.APP_ONLY:
+        target = _target_release(connections, active)
+        return RollbackPlan(request.scope, active, target, _smoke_tests(connections, target), None, ())
+    backup = _choose_backup(connections, request, active)
+    target = None
+    if request.scope is RollbackScope.FULL:
+        target = _release_of_backup(connections, backup, active)
+    _check_schema_fits(connections, backup, target or active)
+    smoke_tests = _smoke_tests(connections, target or active)
+    return RollbackPlan(request.scope, active, target, smoke_tests, backup, quote_loss(connections, backup.backup_id))
+
+
+def release_history(reports: Sequence[DeployReport | RollbackReport]) -> list[ReleaseRecord]:
+    """Return the releases that got the traffic, oldest first, from the reports of past runs.
+
+    A release that a rollback took the traffic from is marked bad.
+    """
+    bad = {report.from_git_sha for report in reports if isinstance(report, RollbackReport) and report.success}
+    return [
+        ReleaseRecord(
+            release_id=report.release_id,
+            git_sha=report.git_sha,
+            version=report.version,
+            verified=report.state is FinalState.VERIFIED,
+            marked_bad=report.git_sha in bad,
+            backup_id=report.backup_id,
+            at=report.timestamp,
+        )
+        for report in reports
+        if isinstance(report, DeployReport) and report.success and report.release_id
+    ]
+
+
+def _check_options(request: RollbackRequest) -> None:
+    if request.scope is RollbackScope.APP_ONLY:
+        if request.backup_id:
+            raise InvalidInputError(
+                "backup_id",
+                request.backup_id,
+                "nothing together with the scope app-only",
+                "Leave it out, or choose the scope full or db-only.",
+            )
+        return
+    if request.backup_id and request.latest:
+        raise InvalidInputError(
+            "latest", True, "either latest or a backup_id", "Leave one of them out; both name a backup."
+        )
+    if not request.backup_id and not request.latest:
+        raise InvalidInputError(
+            "backup_id",
+            None,
+            "a backup id, or latest, with the scopes full and db-only",
+            "Add --latest or --backup-id=<id>; list the backups with `runbook db:backups`.",
+        )
+
+
+def _choose_backup(connections: Connections, request: RollbackRequest, active: Release) -> BackupManifest:
+    if request.backup_id:
+        manifest = connections.store.manifest(request.backup_id)
+        if manifest.verification.state is not VerificationState.VERIFIED:
+            raise RefusedError(
+                f"{manifest.backup_id} is {manifest.verification.state}: {manifest.verification.detail}. "
+                "Only a backup that was restored once and found equal is used."
+            )
+        return manifest
+    for manifest in connections.store.manifests():
+        if manifest.verification.state is not VerificationState.VERIFIED:
+            continue
+        # What the bad release has already changed cannot be undone by a backup made while it was active.
+        if request.scope is RollbackScope.FULL and manifest.active_git_sha == active.git_sha:
+            continue
+        return manifest
+    raise RefusedError("there is no verified backup to go back to; list all with `runbook db:backups`")
+
+
+def _target_release(connections: Connections, active: Release) -> Release:
+    record = choose_target(release_history(connections.store.history()), active.release_id)
+    return connections.host.release(record.release_id)
+
+
+def _release_of_backup(connections: Connections, backup: BackupManifest, active: Release) -> Release:
+    if backup.active_git_sha == active.git_sha:
+        raise RefusedError(
+            f"{backup.backup_id} was made while {active.version} was active already, so there is no other release to "
+            "go back to with it. Choose an earlier backup, or the scope db-only."
+        )
+    for record in reversed(release_history(connections.store.history())):
+        if record.git_sha == backup.active_git_sha and record.verified and not record.marked_bad:
+            return connections.host.release(record.release_id)
+    was = (backup.active_git_sha or "no release")[:12]
+    raise RefusedError(
+        f"{was} was active when {backup.backup_id} was made, and it is not recorded as VERIFIED (or was marked bad)"
+    )
+
+
+def _check_schema_fits(connections: Connections, backup: BackupManifest, release: Release) -> None:
+    needed = {migration.name for migration in required_migrations(connections, release.git_sha)}
+    if missing := sorted(needed - set(backup.fingerprint.migrations)):
+        raise RefusedError(
+            f"{release.version} cannot use the schema of {backup.backup_id}: it was made before {', '.join(missing)}. "
+            "Choose a later backup, or the scope full."
+        )
+
+
+def _smoke_tests(connections: Connections, release: Release) -> tuple[SmokeTest, ...]:
+    name = connections.settings.smoke_file
+    return parse_smoke_tests(connections.repository.text(release.git_sha, name) or "", name)

@@ -1,0 +1,95 @@
+"""Stage 2: the application's own test suite, in a clean checkout of the commit.
+
+Source: runbook, "Stage 2: Test Suite".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from runbook.connections import Connections
+from runbook.errors import StageError
+from runbook.settings import TestCommand
+
+_log = logging.getLogger(__name__)
+
+
+class TestResult(BaseModel):
+    """One command that passed; `duration_s` in seconds."""
+
+    __test__ = False
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    duration_s: float
+    last_line: str
+
+
+class TestReport(BaseModel):
+    """The commands that passed for a commit."""
+
+    __test__ = False
+    model_config = ConfigDict(frozen=True)
+
+    git_sha: str
+    results: tuple[TestResult, ...]
+
+
+def run_test_suite(connections: Connections, git_sha: str) -> TestReport:
+    """Run the environment's test commands, in order, in an exported copy of the commit.
+
+    The commands see no secret and no database of the environment. Stops at the first that fails.
+
+    Raises:
+        StageError: a command failed, could not be started or took too long; with the end of its output.
+    """
+    with tempfile.TemporaryDirectory(prefix="runbook-tests-") as folder:
+        checkout = Path(folder) / "source"
+        connections.repository.export(git_sha, checkout)
+        results = [_run(command, checkout) for command in connections.settings.tests]
+    return TestReport(git_sha=git_sha, results=tuple(results))
+
+
+def _run(command: TestCommand, checkout: Path) -> TestResult:
+    begun = time.monotonic()
+    argv = [sys.executable if argument == "{python}" else argument for argument in command.argv]
+    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(checkout.parent), "LANG": "C.UTF-8", "CI": "true"}
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=checkout,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise StageError(f"{command.name}: {argv[0]} cannot be started: {error}") from error
+    try:
+        output, _ = process.communicate(timeout=command.timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise StageError(f"{command.name} did not end within {command.timeout_s:g} s and was stopped") from error
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    lines = output.strip().splitlines()
+    if process.returncode:
+        raise StageError(f"{command.name} failed with exit code {process.returncode}:\n" + "\n".join(lines[-40:]))
+    result = TestResult(
+        name=command.name, duration_s=round(time.monotonic() - begun, 3), last_line=lines[-1] if lines else ""
+    )
+    _log.info("%s passed in %.1f s", result.name, result.duration_s)
+    return result
