@@ -1,0 +1,64 @@
+"""An environment as a form: its settings and the blocks of what it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from pydantic import Field
+
+from blocks.backup_store import FolderBackupStore
+from blocks.local_host import LocalApplicationHost
+from blocks.postgres import PostgresDatabase
+from runbook.clients.channels import LogChannel
+from runbook.clients.git import Repository
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError
+from runbook.rules.identifiers import check_environment_name
+from runbook.settings import Settings
+
+
+class Environment(Block):
+    """An environment that the runbook deploys to: `local`, `staging`, `production`, any other name."""
+
+    _block_type_name = "Runbook Environment"
+    _block_type_slug = "runbook-environment"
+    _description = "Settings of an environment and the database, application host and backup store it is made of."
+
+    settings: Settings = Field(description="What the runbook has to know about this environment.")
+    database: PostgresDatabase
+    host: LocalApplicationHost
+    store: FolderBackupStore
+
+    def connect(self) -> Connections:
+        """Return the clients of this environment."""
+        return Connections(
+            settings=self.settings,
+            repository=Repository(Path(self.settings.repository)),
+            database=self.database.get_client(),
+            host=self.host.get_client(),
+            store=self.store.get_client(),
+            channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
+        )
+
+
+def load_environment(name: str) -> Environment:
+    """Load a saved environment.
+
+    Raises:
+        InvalidInputError: the name is malformed, or no environment is saved under it; lists those that are.
+    """
+    check_environment_name(name)
+    with get_client(sync_client=True) as client:
+        documents = client.read_block_documents_by_type(Environment.get_block_type_slug(), include_secrets=False)
+    known = sorted(document.name for document in documents if document.name)
+    if name not in known:
+        raise InvalidInputError(
+            "environment",
+            name,
+            ", ".join(known) or "none is registered yet",
+            "Mend the name, or register the environment (for `local`: `runbook local:up`).",
+        )
+    return cast("Environment", Environment.load(name))

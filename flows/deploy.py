@@ -1,0 +1,51 @@
+"""Runbook, "Deployment Process"."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from blocks.environment import load_environment
+from runbook.procedures import deploy as procedure
+from runbook.reports import DeployReport
+from tasks import application, backup, checklist, health, migration, notification, record, restore, test_suite
+
+STAGES = procedure.DeployStages(
+    # Stage 1: Pre-Deployment Validation
+    plan_release=checklist.plan_release,
+    # Stage 2: Test Suite
+    run_test_suite=test_suite.run_test_suite,
+    # Stage 3: Database Backup
+    create_backup=backup.create_backup,
+    verify_backup=backup.verify_backup,
+    # Stage 4: Database Migration, with automatic rollback on failure
+    apply_migrations=migration.apply_migrations,
+    undo_migrations=migration.undo_migrations,
+    restore_beside=restore.restore_beside,
+    swap_in=restore.swap_in,
+    # Stage 5: Application Deployment
+    stage_release=application.stage_release,
+    smoke_release=application.smoke_release,
+    promote_release=application.promote_release,
+    roll_back_release=application.roll_back_release,
+    # Stage 6: Post-Deployment Validation
+    validate_release=health.validate_release,
+    watch_release=health.watch_release,
+    probe_state=health.probe_state,
+    # Stage 7: Notifications
+    notify=notification.notify,
+    record_deploy=record.record_deploy,
+)
+
+
+@flow(name="deploy", flow_run_name="deploy-{environment}-{git_ref}", retries=0)
+def deploy(environment: str, git_ref: str, reason: str = "scheduled release", triggered_by: str = "") -> DeployReport:
+    """Release a commit through all seven stages, or leave everything as it was.
+
+    Args:
+        environment: name of a registered environment, for example `local` or `production`.
+        git_ref: branch, tag or commit to release.
+        reason: why; it is recorded.
+        triggered_by: who or what asked; the name of this run when left empty.
+    """
+    request = procedure.DeployRequest(git_ref, reason, triggered_by or record.triggered_by_run())
+    return procedure.deploy(load_environment(environment).connect(), request, STAGES)

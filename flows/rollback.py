@@ -1,0 +1,52 @@
+"""Runbook, "Rollback Procedures"."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from blocks.environment import load_environment
+from runbook.procedures import rollback as procedure
+from runbook.reports import RollbackReport, RollbackScope
+from runbook.stages.rollback import RollbackRequest
+from tasks import application, health, notification, record, restore
+from tasks import rollback as tasks
+
+STAGES = procedure.RollbackStages(
+    plan_rollback=tasks.plan_rollback,
+    ask_consent=tasks.ask_consent,
+    restore_beside=restore.restore_beside,
+    drop_restored=restore.drop_restored,
+    warm_release=application.warm_release,
+    smoke_release=application.smoke_release,
+    swap_in=restore.swap_in,
+    undo_swap=restore.undo_swap,
+    roll_back_release=application.roll_back_release,
+    verify_rollback=health.verify_rollback,
+    notify=notification.notify,
+    record_rollback=record.record_rollback,
+)
+
+
+@flow(name="rollback", flow_run_name="rollback-{environment}-{scope}", retries=0)
+def rollback(
+    environment: str,
+    reason: str,
+    scope: RollbackScope = RollbackScope.FULL,
+    latest: bool = False,
+    backup_id: str | None = None,
+    yes: bool = False,
+    triggered_by: str = "",
+) -> RollbackReport:
+    """Take back a bad release: application, database or both.
+
+    Args:
+        environment: name of a registered environment, for example `local` or `production`.
+        reason: why; it is recorded and told to everybody.
+        scope: full (database and application), app-only or db-only.
+        latest: use the newest verified backup that fits.
+        backup_id: use this backup, for example backup_20250104_120000.
+        yes: consent now; otherwise the run pauses and asks a person to type the environment's name.
+        triggered_by: who or what asked; the name of this run when left empty.
+    """
+    request = RollbackRequest(scope, backup_id, latest, reason, yes, triggered_by or record.triggered_by_run())
+    return procedure.rollback(load_environment(environment).connect(), request, STAGES)

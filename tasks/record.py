@@ -1,0 +1,72 @@
+"""Writing down what a run did, as a JSON log and as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+
+from runbook.connections import Connections
+from runbook.reports import DeployReport, RollbackReport, Step
+from runbook.stages import record
+from tasks.retries import stage_task
+
+
+@stage_task("Record")
+def record_deploy(connections: Connections, report: DeployReport) -> str:
+    """See `runbook.stages.record.record_deploy`; leaves the deploy summary as an artifact."""
+    lines = [
+        f"# {report.version}: {'released' if report.success else 'not released'}, {report.state}",
+        f"- commit `{report.git_sha}`, before it `{report.previous_git_sha or 'none'}`",
+        f"- backup: {report.backup_id or 'none'}",
+        f"- migrations: {', '.join(report.migrations) or 'none'}",
+        f"- triggered by {report.triggered_by}: {report.reason}",
+        *(f"- undone: {undone}" for undone in report.undone),
+        *(f"- finding: {finding}" for finding in report.findings),
+        *_error(report.error),
+        *_steps(report.steps),
+    ]
+    create_markdown_artifact(
+        key=f"deploy-summary-{report.environment}",
+        markdown="\n".join(lines),
+        description=f"Deploy of {report.version} to {report.environment}: {report.state}",
+    )
+    return record.record_deploy(connections, report)
+
+
+@stage_task("Record")
+def record_rollback(connections: Connections, report: RollbackReport) -> str:
+    """See `runbook.stages.record.record_rollback`; leaves the rollback report as an artifact."""
+    lines = [
+        f"# Rollback {report.scope}: {'done' if report.success else 'failed'}, {report.state}",
+        f"- application: {report.to_version or 'unchanged'}",
+        f"- database: {report.backup_id or 'unchanged'}; replaced database kept as {report.kept_database or 'none'}",
+        f"- approved by {report.approved_by}: {report.reason}",
+        *(f"- finding: {finding}" for finding in report.findings),
+        *_error(report.error),
+        *_steps(report.steps),
+    ]
+    if report.data_loss:
+        lines += ["", "| table | rows before | rows restored |", "|---|---:|---:|"]
+        lines += [f"| {loss.table} | {loss.rows_now} | {loss.rows_restored} |" for loss in report.data_loss]
+    create_markdown_artifact(
+        key=f"rollback-report-{report.environment}",
+        markdown="\n".join(lines),
+        description=f"Rollback {report.scope} of {report.environment}: {report.state}",
+    )
+    return record.record_rollback(connections, report)
+
+
+def triggered_by_run() -> str:
+    """Return the current flow run as the one who asked, for a run of which nobody said it."""
+    return f"flow run {flow_run.get_name()}"
+
+
+def _error(error: str | None) -> list[str]:
+    return ["", "```", error, "```"] if error else []
+
+
+def _steps(steps: Sequence[Step]) -> list[str]:
+    rows = [f"| {step.step} | {step.status} | {step.duration:.1f} |" for step in steps]
+    return ["", "| step | status | seconds |", "|---|---|---:|", *rows]

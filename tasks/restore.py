@@ -1,0 +1,11 @@
+"""Restoring as tasks. A restore fills a database of its own, so it is safe to repeat; a swap is not repeated."""
+
+from __future__ import annotations
+
+from runbook.stages import restore
+from tasks.retries import stage_task
+
+restore_beside = stage_task("Database: Restore Beside", retries=2)(restore.restore_beside)
+swap_in = stage_task("Database: Swap")(restore.swap_in)
+undo_swap = stage_task("Undo: Swap")(restore.undo_swap)
+drop_restored = stage_task("Undo: Drop Restored")(restore.drop_restored)
