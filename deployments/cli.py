@@ -1,0 +1,182 @@
+"""The command line: `runbook <command>`. Command names and options are those of the runbook's `npm run` scripts.
+
+`runbook deploy:checklist -- --environment=production` works with and without the `--` that npm wants.
+Exit codes: 0 done, 1 failed and undone, 2 wrong usage, 3 refused and nothing changed, 4 diverged.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runbook.errors import RunbookError
+
+if TYPE_CHECKING:
+    from runbook.connections import Connections
+
+# Prefect takes seconds to import; what needs it is imported where it is used, so that `runbook --help` is quick.
+
+_LOCAL_ROOT = Path(".runbook") / "local"
+_environment = click.option("--environment", default="local", show_default=True, help="Name of the environment.")
+_git_ref = click.option("--git-ref", default="HEAD", show_default=True, help="Branch, tag or commit.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """The MantisNXT deployment runbook."""
+
+
+@cli.command("local:up")
+@click.option("--repository", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+def local_up(repository: Path) -> None:
+    """Bring up the environment `local`: Postgres, application host, Prefect server, worker."""
+    from deployments.local import LocalEnvironment
+
+    local = LocalEnvironment(_LOCAL_ROOT.resolve(), repository.resolve())
+    local.up(click.echo)
+    click.echo(f"Prefect UI: {local.ui_url}")
+
+
+@cli.command("local:down")
+def local_down() -> None:
+    """Stop the environment `local`; its data stays."""
+    from deployments.local import LocalEnvironment
+
+    LocalEnvironment(_LOCAL_ROOT.resolve(), Path()).down()
+
+
+@cli.command("deploy")
+@_environment
+@_git_ref
+@click.option("--reason", default="scheduled release", show_default=True, help="Why; it is recorded.")
+def deploy(environment: str, git_ref: str, reason: str) -> None:
+    """Release a commit through all seven stages, or leave everything as it was."""
+    _run("deploy", environment, {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()})
+
+
+@cli.command("deploy:checklist")
+@_environment
+@_git_ref
+@click.option("--strict", is_flag=True, help="Warnings refuse, too.")
+def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
+    """Answer the automated checks for a commit, without changing anything."""
+    _run("pre-deployment-checklist", environment, {"git_ref": git_ref, "strict": strict})
+
+
+@cli.command("deploy:rollback")
+@_environment
+@click.option("--reason", required=True, help="Why; it is recorded and told to everybody.")
+@click.option("--app-only", is_flag=True, help="Only the application; the database stays as it is.")
+@click.option("--db-only", is_flag=True, help="Only the database; the application stays as it is.")
+@click.option("--latest", is_flag=True, help="Use the newest verified backup that fits.")
+@click.option("--backup-id", help="Use this backup; `runbook db:backups` lists them.")
+@click.option("--yes", is_flag=True, help="Consent now, without being shown what would be lost.")
+def deploy_rollback(
+    environment: str, reason: str, app_only: bool, db_only: bool, latest: bool, backup_id: str | None, yes: bool
+) -> None:
+    """Take back a bad release: database and application, or one of them."""
+    if app_only and db_only:
+        raise click.UsageError("--app-only and --db-only exclude each other; leave both out for a full rollback")
+    scope = "app-only" if app_only else "db-only" if db_only else "full"
+    parameters = {"scope": scope, "latest": latest, "backup_id": backup_id, "reason": reason}
+    who = getpass.getuser()
+    if not yes:
+        _ask_consent(environment, parameters, who)
+    _run("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
+
+
+@cli.command("deploy:status")
+@_environment
+def deploy_status(environment: str) -> None:
+    """Show which release has the traffic and how the last runs ended."""
+    connections = _connect(environment)
+    active = connections.host.active()
+    if active is None:
+        click.echo(f"{environment}: no release has the traffic")
+    else:
+        click.echo(f"{environment}: {active.version} ({active.git_sha[:12]}) at {connections.host.public_url}")
+    for report in list(connections.store.history())[-10:]:
+        kind = type(report).__name__.removesuffix("Report").lower()
+        how = "ok" if report.success else "failed"
+        click.echo(f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {kind:<9} {how:<7} {report.state:<11} {report.reason}")
+
+
+@cli.command("db:backups")
+@_environment
+def db_backups(environment: str) -> None:
+    """List the backups, newest first."""
+    manifests = _connect(environment).store.manifests()
+    for manifest in manifests:
+        click.echo(
+            f"{manifest.backup_id}  {manifest.verification.state:<10}  {manifest.size_bytes:>12,} bytes"
+            f"  restored in {manifest.verification.restore_s or 0:.1f} s  {manifest.reason}"
+        )
+    if not manifests:
+        click.echo("no backups yet")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:]
+    if arguments[1:2] == ["--"]:
+        del arguments[1]
+    try:
+        cli(arguments, prog_name="runbook")
+    except RunbookError as error:
+        click.echo(f"runbook: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _prefect_environment() -> dict[str, str]:
+    """Return where Prefect is found: the one of the environment `local` in this folder unless another is named."""
+    from deployments.local import LocalEnvironment
+
+    local = LocalEnvironment(_LOCAL_ROOT.resolve(), Path())
+    if "PREFECT_API_URL" in os.environ or not (local.root / "prefect" / "port").exists():
+        return dict(os.environ)
+    return local.prefect_environment()
+
+
+def _run(flow: str, environment: str, parameters: Mapping[str, object]) -> None:
+    deployment = f"{flow}/{environment}"
+    argv = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
+    argv += ["--params", json.dumps(parameters), "--watch"]
+    sys.exit(subprocess.run(argv, env=_prefect_environment(), check=False).returncode)
+
+
+def _connect(environment: str) -> Connections:
+    os.environ.update(_prefect_environment())
+    from blocks.environment import load_environment
+
+    return load_environment(environment).connect()
+
+
+def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -> None:
+    from runbook.reports import RollbackScope
+    from runbook.stages.rollback import RollbackRequest, plan_rollback
+
+    request = RollbackRequest(
+        scope=RollbackScope(str(parameters["scope"])),
+        backup_id=str(parameters["backup_id"]) if parameters["backup_id"] else None,
+        latest=bool(parameters["latest"]),
+        reason=str(parameters["reason"]),
+        yes=False,
+        triggered_by=who,
+    )
+    click.echo(plan_rollback(_connect(environment), request).render())
+    typed = click.prompt(f"Type {environment} to consent", default="", show_default=False)
+    if typed != environment:
+        click.echo("Not the environment's name; nothing was changed.", err=True)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

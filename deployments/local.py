@@ -1,0 +1,172 @@
+"""The environment `local` on this machine: Postgres, application host, Prefect server and worker, all its own.
+
+Everything is kept in one folder and outlives its caller; `down` stops all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psycopg
+from psycopg import sql
+
+from deployments.processes import Service, inherited_environment
+from runbook.clients.embedded_postgres import EmbeddedPostgres, free_port
+from runbook.clients.local_host import LocalHost, LocalHostConfig
+from runbook.errors import StageError, TransientError
+from runbook.settings import Settings, load_settings
+
+PROJECT = Path(__file__).resolve().parent.parent
+_SERVER_WITHIN_S = 120
+_START_COMMAND = ("{python}", "-m", "shop")
+
+
+@dataclass(frozen=True)
+class LocalEnvironment:
+    """The environment `local`, kept in `root`, releasing commits of `repository`."""
+
+    root: Path
+    repository: Path
+
+    def up(self, say: Callable[[str], None] = lambda _line: None) -> None:
+        """Bring everything up that is not up yet. Safe to repeat, also after a crash.
+
+        Raises:
+            ServiceError: something did not start; the message names its log.
+        """
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            server = pool.submit(self._start_server)
+            self.postgres.start()
+            self._create_database()
+            say("Postgres answers")
+            host = LocalHost.start(self.root / "host", LocalHostConfig(self.repository, _START_COMMAND))
+            self._write_application_variables(host.public_url)
+            say(f"the application host answers at {host.public_url}")
+            server.result()
+        say(f"the Prefect server answers at {self.ui_url}")
+        self._run_python("-m", "deployments.register", str(self.root), str(self.repository))
+        Service("worker", self.root / "prefect").start(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--name", "local"],
+            self.prefect_environment(),
+        )
+        self._prefect("--no-prompt", "deploy", "--all")
+        say("blocks, work pool and deployments are registered; the worker runs")
+
+    def down(self) -> None:
+        """Stop everything; data stays."""
+        for name in ("worker", "server"):
+            Service(name, self.root / "prefect").stop()
+        LocalHost.stop(self.root / "host")
+        self.postgres.stop()
+
+    def remove(self) -> None:
+        """Stop everything and delete all data."""
+        if self.root.exists():
+            self.down()
+            self.postgres.remove()
+            shutil.rmtree(self.root)
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        """The environment's Postgres server."""
+        return EmbeddedPostgres(self.root / "postgres")
+
+    @property
+    def settings(self) -> Settings:
+        """The environment's settings: the file's, with this machine's folders."""
+        settings = load_settings(PROJECT / "deployments" / "environments" / "local.toml")
+        return settings.model_copy(update={"repository": str(self.repository), "records": str(self.root)})
+
+    @property
+    def database_url(self) -> str:
+        """URL of the application's database, with its password."""
+        return self.postgres.url(self.settings.database)
+
+    @property
+    def ui_url(self) -> str:
+        """URL of the Prefect UI."""
+        return f"http://127.0.0.1:{(self.root / 'prefect' / 'port').read_text(encoding='utf-8')}"
+
+    def prefect_environment(self) -> dict[str, str]:
+        """Return the environment in which a program talks to this Prefect server, and to no other."""
+        return inherited_environment() | {
+            "PREFECT_HOME": str(self.root / "prefect"),
+            "PREFECT_API_URL": f"{self.ui_url}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "runbook",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        }
+
+    def _start_server(self) -> None:
+        folder = self.root / "prefect"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        service = Service("server", folder)
+        if service.process() is None:
+            port = free_port()
+            (folder / "port").write_text(str(port), encoding="utf-8")
+            argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+            service.start(argv, self.prefect_environment())
+        deadline = time.monotonic() + _SERVER_WITHIN_S
+        while not _answers(f"{self.ui_url}/api/health"):
+            if service.process() is None or time.monotonic() > deadline:
+                raise TransientError(f"the Prefect server did not start; see {service.log}")
+            time.sleep(0.2)
+
+    def _create_database(self) -> None:
+        with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
+            name = self.settings.database
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+    def _write_application_variables(self, public_url: str) -> None:
+        """Write the variables that releases run with; secrets are made once and then kept."""
+        path = self.root / "host" / "app.env"
+        kept: dict[str, str] = {}
+        if path.exists():
+            kept = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+        variables = {
+            "NEXTAUTH_SECRET": secrets.token_urlsafe(32),
+            "JWT_SECRET": secrets.token_urlsafe(32),
+            **kept,
+            "DATABASE_URL": self.database_url,
+            "NEXTAUTH_URL": public_url,
+        }
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.writelines(f"{name}={value}\n" for name, value in variables.items())
+
+    def _prefect(self, *arguments: str) -> None:
+        self._run_python("-m", "prefect", *arguments)
+
+    def _run_python(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=self.prefect_environment(),
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StageError(f"{' '.join(arguments[:3])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
