@@ -38,6 +38,7 @@ def stage_task(name: str, *, retries: int = 0) -> Callable[[Callable[P, R]], Tas
     """
     return task(
         name=name,
+        task_run_name=name,
         cache_policy=NO_CACHE,
         retries=retries,
         retry_delay_seconds=_BACK_OFF_S[:retries],

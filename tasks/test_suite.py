@@ -23,6 +23,7 @@ def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 @task(
     name="Stage 2: Test Suite",
+    task_run_name="Stage 2: Test Suite",
     cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
     persist_result=True,
     result_serializer="json",

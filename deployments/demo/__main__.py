@@ -1,0 +1,270 @@
+"""`make demo`: a real application is released six times, goes wrong in four ways, and is brought back each time.
+
+Every run is started with `prefect deployment run ... --watch`, as CI would. After each, the demo looks for itself and
+prints what it found beside what it expected; it ends with exit code 0 only if all of it agrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from deployments.demo.facts import Facts, look, served_version
+from deployments.demo.repository import build_repository
+from deployments.demo.traffic import Counts, Traffic
+from deployments.local import PROJECT, LocalEnvironment
+from runbook.clients.local_host import LocalHost
+from runbook.errors import RunbookError
+
+ROOT = PROJECT / ".runbook" / "demo"
+_SERVED_WITHIN_S = 120
+
+
+class Demo:
+    """One run of the demo: what was expected, what was found."""
+
+    def __init__(self, local: LocalEnvironment) -> None:
+        self.local = local
+        self.url = LocalHost.attach(local.root / "host").public_url
+        self.disagreements = 0
+        self.begun = time.monotonic()
+
+    def run(self, title: str, deployment: str, **parameters: object) -> bool:
+        """Start a deployment's run as CI would and wait for it; return whether it exited with 0."""
+        print(f"\n[{time.monotonic() - self.begun:5.1f} s] {title}")
+        parameters["triggered_by"] = "make demo"
+        argv = ["-m", "prefect", "deployment", "run", deployment, "--params", json.dumps(parameters), "--watch"]
+        print(f"    prefect deployment run {deployment} --params '{json.dumps(parameters)}' --watch")
+        environment = self.local.prefect_environment()
+        done = subprocess.run(
+            [sys.executable, *argv], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        self._last_output = done.stdout + done.stderr
+        return done.returncode == 0
+
+    def expect(self, what: str, expected: object, found: object) -> None:
+        """Print a fact beside what was expected of it, and remember a difference."""
+        agrees = expected == found
+        self.disagreements += not agrees
+        print(f"    {'ok ' if agrees else 'NOT'}  {what:<44} expected {expected!s:<24} found {found}")
+        if not agrees and self.disagreements == 1:
+            print(self._last_output)
+
+    def expect_that(self, what: str, holds: bool, found: object) -> None:
+        """Print a fact that has to hold, with what was found."""
+        self.expect(what, True, holds)
+        print(f"         {'':<44} {found}")
+
+    def facts(self) -> Facts:
+        """Look at application and database."""
+        return look(self.url, self.local.database_url)
+
+
+def story(demo: Demo, traffic: Traffic) -> None:
+    """Release v2 to v6 and roll back in the three scopes, under traffic. v1 is released already."""
+    first = demo.facts()
+    traffic.mark()
+    ok = demo.run("Deploy v2: three migrations, one of them CREATE INDEX CONCURRENTLY", "deploy/local", git_ref="v2")
+    second = demo.facts()
+    demo.expect("the run succeeded", True, ok)
+    demo.expect("served version", "v2", second.version)
+    demo.expect("new migrations", 3, len(second.migrations) - len(first.migrations))
+    demo.expect("failed requests", 0, _tell(traffic).failures)
+
+    traffic.mark()
+    ok = demo.run("Deploy v3: fails its smoke test", "deploy/local", git_ref="v3")
+    facts, seen = demo.facts(), _tell(traffic)
+    demo.expect("the run succeeded", False, ok)
+    demo.expect("served version", "v2", facts.version)
+    demo.expect("schema as before", True, facts.schema == second.schema)
+    demo.expect("requests served by v3", 0, seen.by_version.get("v3", (0, 0))[0])
+    demo.expect("failed requests", 0, seen.failures)
+
+    traffic.mark()
+    ok = demo.run("Deploy v4: passes its smoke tests, fails under load", "deploy/local", git_ref="v4")
+    facts, seen = demo.facts(), _tell(traffic)
+    requests, failures = seen.by_version.get("v4", (0, 0))
+    demo.expect("the run succeeded", False, ok)
+    demo.expect("served version, rolled back by itself", "v2", facts.version)
+    demo.expect("schema as before", True, facts.schema == second.schema)
+    demo.expect_that("v4 failed more than 10 % of requests", failures > 0.1 * requests, f"{failures} of {requests}")
+
+    traffic.pause_writes()
+    before = demo.facts()
+    traffic.mark()
+    ok = demo.run("Deploy v5: its third migration fails half-way", "deploy/local", git_ref="v5")
+    facts, seen = demo.facts(), _tell(traffic)
+    demo.expect("the run succeeded", False, ok)
+    demo.expect("served version", "v2", facts.version)
+    demo.expect("schema as before", True, facts.schema == before.schema)
+    demo.expect("migrations as before", True, facts.migrations == before.migrations)
+    demo.expect("tables with other content than before", [], _changed(before, facts))
+    demo.expect("failed requests", 0, seen.failures)
+
+    ok = demo.run("Deploy v6: passes everything, and its migration destroys data", "deploy/local", git_ref="v6")
+    facts = demo.facts()
+    demo.expect("the run succeeded", True, ok)
+    demo.expect("served version", "v6", facts.version)
+    demo.expect_that("data was destroyed", facts.rows < before.rows, f"{before.rows} rows became {facts.rows}")
+    _write_for(traffic, 2)
+    ok = demo.run(
+        "Full rollback to the backup made before v6",
+        "rollback/local",
+        scope="full",
+        latest=True,
+        reason="v6 destroyed data",
+        yes=True,
+    )
+    facts = demo.facts()
+    demo.expect("the run succeeded", True, ok)
+    demo.expect("served version", "v2", facts.version)
+    demo.expect("schema as before v6", True, facts.schema == before.schema)
+    demo.expect("tables with other content than before v6", [], _changed(before, facts))
+
+    _write_for(traffic, 2)
+    written = demo.facts().rows - before.rows
+    ok = demo.run(
+        "Database-only rollback to the same backup",
+        "rollback/local",
+        scope="db-only",
+        latest=True,
+        reason="orders were entered twice",
+        yes=True,
+    )
+    facts = demo.facts()
+    demo.expect("the run succeeded", True, ok)
+    demo.expect_that("rows were written since the backup", written > 0, f"{written} rows, quoted in the report")
+    demo.expect("served version, unchanged", "v2", facts.version)
+    demo.expect("tables with other content than in the backup", [], _changed(before, facts))
+
+    traffic.mark()
+    ok = demo.run(
+        "Application-only rollback", "rollback/local", scope="app-only", reason="v2 confuses the warehouse", yes=True
+    )
+    facts, seen = demo.facts(), _tell(traffic)
+    demo.expect("the run succeeded", True, ok)
+    demo.expect("served version", "v1", facts.version)
+    demo.expect("tables with other content than before", [], _changed(before, facts))
+    demo.expect("schema unchanged", True, facts.schema == before.schema)
+    demo.expect("failed requests", 0, seen.failures)
+    traffic.resume_writes()
+
+
+def _tell(traffic: Traffic) -> Counts:
+    seen = traffic.since_mark()
+    print(
+        f"         traffic: {seen.requests} requests, {seen.failures} failed, {seen.writes} writes,"
+        f" longest gap without an answer {seen.longest_gap_s * 1000:.0f} ms"
+    )
+    return seen
+
+
+def _changed(before: Facts, after: Facts) -> list[str]:
+    names = before.tables.keys() | after.tables.keys()
+    return sorted(name for name in names if before.tables.get(name) != after.tables.get(name))
+
+
+def _write_for(traffic: Traffic, seconds: float) -> None:
+    traffic.resume_writes()
+    time.sleep(seconds)
+    traffic.pause_writes()
+
+
+def _first_release(demo: Demo, stack: ExitStack) -> Traffic:
+    """Deploy v1; the traffic begins with its first answer, so that it sees the promotion's validation and watch."""
+    result: list[bool] = []
+    runner = threading.Thread(
+        target=lambda: result.append(demo.run("Deploy v1: the first release", "deploy/local", git_ref="v1"))
+    )
+    runner.start()
+    deadline = time.monotonic() + _SERVED_WITHIN_S
+    while served_version(demo.url) != "v1" and runner.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    traffic = stack.enter_context(Traffic(demo.url))
+    runner.join()
+    facts = demo.facts()
+    demo.expect("the run succeeded", [True], result)
+    demo.expect("served version", "v1", facts.version)
+    demo.expect("migrations", 2, len(facts.migrations))
+    demo.expect("failed requests", 0, _tell(traffic).failures)
+    return traffic
+
+
+def play(local: LocalEnvironment) -> int:
+    """Play the whole story on an environment that is up; return the number of disagreements."""
+    demo = Demo(local)
+    with ExitStack() as stack:
+        traffic = _first_release(demo, stack)
+        story(demo, traffic)
+        total = traffic.counts()
+    seconds = time.monotonic() - demo.begun
+    print(
+        f"\nAll in all {total.requests} requests and {total.writes} acknowledged writes in {seconds:.0f} s;"
+        f" {total.failures} requests failed, the longest gap without an answer was {total.longest_gap_s:.2f} s."
+    )
+    for version, (requests, failures) in sorted(total.by_version.items()):
+        print(f"    {version:<10} {requests:>6} requests  {failures:>5} failed")
+    print(f"{demo.disagreements} disagreements." if demo.disagreements else "Everything found is as expected.")
+    return demo.disagreements
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything up at the end")
+    parser.add_argument("--stop", action="store_true", help="stop what --keep left up, and delete it")
+    options = parser.parse_args()
+    local = LocalEnvironment(ROOT / "environment", ROOT / "repository")
+    if options.stop:
+        _remove(local)
+        return 0
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _interrupt)
+    keep = False
+    try:
+        _remove(local)
+        build_repository(local.repository)
+        local.up(lambda line: print(f"  {line}", flush=True))
+        disagreements = play(local)
+        keep = options.keep
+    except KeyboardInterrupt:
+        print("\ninterrupted; stopping everything")
+        return 130
+    except RunbookError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        _without_interruption(local.down if not keep else lambda: _say_how_to_stop(local))
+    return 1 if disagreements else 0
+
+
+def _remove(local: LocalEnvironment) -> None:
+    local.remove()
+    shutil.rmtree(ROOT, ignore_errors=True)
+
+
+def _say_how_to_stop(local: LocalEnvironment) -> None:
+    print(f"\nStill up: Prefect UI {local.ui_url}, application {LocalHost.attach(local.root / 'host').public_url}")
+    print("Stop it with: make stop")
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _without_interruption(action: Callable[[], None]) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    action()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Who buys."""
+
+from typing import Any
+
+from psycopg import Connection
+
+
+def greeting(name: str) -> str:
+    first, last = name.split(" ")
+    return f"Thank you, {first[0]}. {last[0]}."
+
+
+def read_customer(connection: Connection, customer_id: int) -> dict[str, Any] | None:
+    row = connection.execute("SELECT id, name, phone FROM customers WHERE id = %s", [customer_id]).fetchone()
+    return None if row is None else dict(zip(("id", "name", "phone"), row, strict=True))
