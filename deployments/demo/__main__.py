@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from deployments.demo.facts import Facts, look, served_version
 from deployments.demo.repository import build_repository
@@ -24,7 +25,7 @@ from deployments.local import PROJECT, LocalEnvironment
 from runbook.clients.local_host import LocalHost
 from runbook.errors import RunbookError
 
-ROOT = PROJECT / ".runbook" / "demo"
+FOLDER = PROJECT / ".runbook" / "demo"
 _SERVED_WITHIN_S = 120
 
 
@@ -221,8 +222,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything up at the end")
     parser.add_argument("--stop", action="store_true", help="stop what --keep left up, and delete it")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is kept (%(default)s)")
     options = parser.parse_args()
-    local = LocalEnvironment(ROOT / "environment", ROOT / "repository")
+    local = LocalEnvironment(options.folder.resolve() / "environment", options.folder.resolve() / "repository")
     if options.stop:
         _remove(local)
         return 0
@@ -248,7 +250,7 @@ def main() -> int:
 
 def _remove(local: LocalEnvironment) -> None:
     local.remove()
-    shutil.rmtree(ROOT, ignore_errors=True)
+    shutil.rmtree(local.repository, ignore_errors=True)
 
 
 def _say_how_to_stop(local: LocalEnvironment) -> None:

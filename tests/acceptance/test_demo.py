@@ -1,0 +1,84 @@
+"""`make demo` as a stranger runs it, with the usual ports taken, to its end and interrupted."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.local import PROJECT
+
+
+@pytest.fixture
+def usual_ports_taken() -> Generator[None]:
+    sockets: list[socket.socket] = []
+    for port in (4200, 5432):
+        taken = socket.socket()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        except OSError:
+            taken.close()  # somebody else has it, which is just as good
+        else:
+            sockets.append(taken)
+    yield
+    for taken in sockets:
+        taken.close()
+
+
+def start_demo(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "deployments.demo", "--folder", str(folder)],
+        cwd=PROJECT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder.parent / "home")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def left_running(folder: Path) -> list[str]:
+    """Processes that have the demo's folder in their arguments or as their place, itself excepted."""
+    found: list[str] = []
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            words = [*(process.info["cmdline"] or []), process.cwd()]
+        except psutil.Error:
+            continue
+        if any(str(folder) in word for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_the_demo_agrees_with_itself_and_leaves_nothing_running(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path / "demo")
+    output = demo.communicate()[0]
+    assert demo.returncode == 0, output
+    assert "Everything found is as expected." in output
+    assert "NOT" not in output
+    assert output.count("    ok ") > 35
+    assert left_running(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals, exit_code: int) -> None:
+    demo = start_demo(tmp_path / "demo")
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "Deploy v1" in line:
+            break
+    assert left_running(tmp_path) != []
+    demo.send_signal(number)
+    output = demo.communicate()[0]
+    assert demo.returncode == exit_code, output
+    assert left_running(tmp_path) == []

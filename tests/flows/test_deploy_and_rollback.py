@@ -1,0 +1,180 @@
+"""The flows on a real server, worker, Postgres and application host, started as CI starts them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deployments.demo.facts import Facts, look, served_version
+
+if TYPE_CHECKING:
+    from conftest import Platform
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Everything a refused run must leave as it was."""
+
+    facts: Facts
+    backups: tuple[str, ...]
+    logs: tuple[str, ...]
+    releases: tuple[str, ...]
+
+
+def whole(platform: Platform) -> Whole:
+    root = platform.local.root
+    return Whole(
+        facts=look(platform.host.public_url, platform.local.database_url),
+        backups=tuple(sorted(path.name for path in (root / "database" / "backups").iterdir())),
+        logs=tuple(sorted(path.name for path in (root / "logs").iterdir())),
+        releases=tuple(release.release_id for release in platform.host.releases()),
+    )
+
+
+@pytest.fixture(scope="module")
+def released(platform: Platform) -> Platform:
+    """v1 is released."""
+    outcome = platform.run("deploy/local", git_ref="v1", triggered_by="tests")
+    assert outcome.exit_code == 0, outcome.output
+    assert served_version(platform.host.public_url) == "v1"
+    return platform
+
+
+BAD_INPUT = {
+    "unknown environment": ("deploy", {"environment": "prodction", "git_ref": "v2"}, "environment: 'prodction'"),
+    "malformed environment": ("deploy", {"environment": "../local", "git_ref": "v2"}, "environment: '../local'"),
+    "unknown git ref": ("deploy", {"git_ref": "v99"}, "newest tags"),
+    "git ref that is an option": ("deploy", {"git_ref": "--upload-pack=touch x"}, "git_ref"),
+    "unknown backup id": (
+        "rollback",
+        {"scope": "db-only", "backup_id": "backup_20250104_120000", "yes": True},
+        "a backup in the store",
+    ),
+    "malformed backup id": ("rollback", {"scope": "db-only", "backup_id": "latest", "yes": True}, "backup_id"),
+    "backup id that leaves the store": (
+        "rollback",
+        {"scope": "full", "backup_id": "../../etc/passwd", "yes": True},
+        "backup_id",
+    ),
+    "backup id without a database": (
+        "rollback",
+        {"scope": "app-only", "backup_id": "backup_20250104_120000", "yes": True},
+        "nothing together with the scope app-only",
+    ),
+    "nobody said which backup": ("rollback", {"scope": "full", "yes": True}, "--latest or --backup-id"),
+}
+
+
+@pytest.mark.parametrize(("flow", "parameters", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_refused_before_the_first_side_effect(
+    released: Platform,
+    inline: Callable[..., str],
+    flow: str,
+    parameters: dict[str, object],
+    message: str,
+) -> None:
+    before = whole(released)
+    given = {"environment": "local", **parameters}
+    if flow == "rollback":
+        given["reason"] = "a test"
+    assert message in inline(flow, **given)
+    assert whole(released) == before
+
+
+def test_a_dirty_checkout_is_refused(released: Platform, inline: Callable[..., str]) -> None:
+    changed = released.local.repository / "smoke.toml"
+    original = changed.read_text()
+    before = whole(released)
+    changed.write_text(original + "\n# not committed\n")
+    try:
+        assert "without uncommitted changes" in inline("deploy", environment="local", git_ref="v2")
+    finally:
+        changed.write_text(original)
+    assert whole(released) == before
+
+
+def test_missing_required_variables_are_refused_by_name(released: Platform, inline: Callable[..., str]) -> None:
+    path = released.local.root / "host" / "app.env"
+    original = path.read_text()
+    before = whole(released)
+    path.write_text("".join(line for line in original.splitlines(keepends=True) if not line.startswith("JWT_SECRET")))
+    try:
+        assert "JWT_SECRET" in inline("deploy", environment="local", git_ref="v2")
+    finally:
+        path.write_text(original)
+    assert whole(released) == before
+
+
+def test_an_unreachable_database_is_refused(released: Platform, inline: Callable[..., str]) -> None:
+    before = whole(released)
+    released.local.postgres.stop()
+    try:
+        message = inline("deploy", environment="local", git_ref="v2")
+    finally:
+        released.local.postgres.start()
+    assert "does not answer" in message
+    assert whole(released) == before
+
+
+def test_the_exit_code_under_watch_says_that_the_flow_failed(released: Platform) -> None:
+    before = whole(released)
+    outcome = released.run("deploy/local", git_ref="v99")
+    assert (outcome.exit_code, outcome.state) == (1, "FAILED")
+    assert "newest tags: v" in outcome.state_message
+    assert whole(released) == before
+
+
+def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_words(released: Platform) -> None:
+    deployed = released.run("deploy/local", git_ref="v2", triggered_by="tests")
+    assert deployed.exit_code == 0, deployed.output
+    for typed, state, served in (("prod", "FAILED", "v2"), ("local", "COMPLETED", "v1")):
+        waiting = released.start("rollback/local", scope="app-only", reason="a test")
+        run_id = _paused_run(released, waiting)
+        assert served_version(released.host.public_url) == "v2", "nothing happens before consent"
+        released.api(f"flow_runs/{run_id}/resume", {"run_input": {"environment": typed, "approver": "Ada"}})
+        waiting.communicate(timeout=60)
+        run = released.api("flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})[0]
+        assert run["state_type"] == state
+        assert served_version(released.host.public_url) == served
+    newest = max((released.local.root / "logs").glob("rollback_*.json"))
+    assert json.loads(newest.read_text())["approvedBy"] == "Ada"
+
+
+def test_tests_of_a_commit_run_once_and_backups_every_time(released: Platform) -> None:
+    runs = [released.run("deploy/local", git_ref="v1", triggered_by="tests") for _ in range(2)]
+    assert [run.exit_code for run in runs] == [0, 0], runs[-1].output
+    states = released.api(
+        "task_runs/filter",
+        {"task_runs": {"name": {"any_": ["Stage 2: Test Suite"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 2},
+    )
+    assert [state["state_name"] for state in states] == ["Cached", "Cached"]
+    backups = sorted((released.local.root / "database" / "backups").glob("*.meta.json"))
+    assert len({json.loads(path.read_text())["created_at"] for path in backups[-2:]}) == 2
+
+
+def test_no_secret_is_in_logs_artifacts_parameters_or_files(released: Platform) -> None:
+    variables = dict(line.split("=", 1) for line in (released.local.root / "host" / "app.env").read_text().splitlines())
+    password = (released.local.root / "postgres" / "password").read_text().strip()
+    secrets = {password, variables["NEXTAUTH_SECRET"], variables["JWT_SECRET"]}
+    told = json.dumps(released.api("artifacts/filter", {"limit": 200}))
+    told += json.dumps(released.api("logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"}))
+    told += json.dumps(released.api("flow_runs/filter", {"limit": 200}))
+    for path in [*(released.local.root / "logs").iterdir(), *(released.local.root / "prefect").glob("*.log")]:
+        told += path.read_text(errors="replace")
+    assert not [secret for secret in secrets if secret in told]
+
+
+def _paused_run(platform: Platform, waiting: subprocess.Popen[str]) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and waiting.poll() is None:
+        runs = platform.api("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}})
+        if runs:
+            return str(runs[0]["id"])
+        time.sleep(0.3)
+    pytest.fail(f"the run never paused: {waiting.communicate()[0]}")

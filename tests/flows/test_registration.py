@@ -1,0 +1,30 @@
+"""What `prefect.yaml` promises can be loaded, and the server that it runs on can be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+DEPLOYMENTS = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+
+
+def test_the_locked_versions_have_a_server_that_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", "import prefect.server.api.server"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["entrypoint"])
+def test_every_deployment_leads_to_a_flow(deployment: dict[str, str]) -> None:
+    code = (
+        "import sys; from prefect.flows import load_flow_from_entrypoint as load;"
+        "print(load(sys.argv[1], use_placeholder_flow=False).name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, deployment["entrypoint"]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in {"deploy", "rollback", "pre-deployment-checklist"}
