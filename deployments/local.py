@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -27,7 +28,7 @@ from runbook.errors import StageError, TransientError
 from runbook.settings import Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
-_SERVER_WITHIN_S = 120
+_STARTS_WITHIN_S = 120
 _START_COMMAND = ("{python}", "-m", "shop")
 
 
@@ -56,11 +57,13 @@ class LocalEnvironment:
             server.result()
         say(f"the Prefect server answers at {self.ui_url}")
         self._run_python("-m", "deployments.register", str(self.root), str(self.repository))
-        Service("worker", self.root / "prefect").start(
+        worker = Service("worker", self.root / "prefect")
+        worker.start(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--name", "local"],
             self.prefect_environment(),
         )
-        self._prefect("--no-prompt", "deploy", "--all")
+        self._run_python("-m", "prefect", "--no-prompt", "deploy", "--all")
+        self._wait(worker, self._worker_is_online)
         say("blocks, work pool and deployments are registered; the worker runs")
 
     def down(self) -> None:
@@ -102,6 +105,8 @@ class LocalEnvironment:
         """Return the environment in which a program talks to this Prefect server, and to no other."""
         return inherited_environment() | {
             "PREFECT_HOME": str(self.root / "prefect"),
+            # Prefect keeps runs' files in a folder of a fixed name below this one; in /tmp it would be another user's.
+            "TMPDIR": str(self._temporary),
             "PREFECT_API_URL": f"{self.ui_url}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -110,19 +115,32 @@ class LocalEnvironment:
             "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         }
 
+    @property
+    def _temporary(self) -> Path:
+        return self.root / "prefect" / "tmp"
+
     def _start_server(self) -> None:
         folder = self.root / "prefect"
-        folder.mkdir(exist_ok=True, mode=0o700)
+        self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
         service = Service("server", folder)
         if service.process() is None:
             port = free_port()
             (folder / "port").write_text(str(port), encoding="utf-8")
             argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
             service.start(argv, self.prefect_environment())
-        deadline = time.monotonic() + _SERVER_WITHIN_S
-        while not _answers(f"{self.ui_url}/api/health"):
+        self._wait(service, lambda: _ask("GET", f"{self.ui_url}/api/health") is True)
+
+    def _worker_is_online(self) -> bool:
+        workers = _ask("POST", f"{self.ui_url}/api/work_pools/local/workers/filter") or []
+        return any(worker["status"] == "ONLINE" for worker in workers)
+
+    @staticmethod
+    def _wait(service: Service, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _STARTS_WITHIN_S
+        while not is_ready():
             if service.process() is None or time.monotonic() > deadline:
-                raise TransientError(f"the Prefect server did not start; see {service.log}")
+                tail = "\n".join(service.log.read_text(errors="replace").splitlines()[-20:])
+                raise TransientError(f"the Prefect {service.name} did not start; {service.log} ends with:\n{tail}")
             time.sleep(0.2)
 
     def _create_database(self) -> None:
@@ -148,9 +166,6 @@ class LocalEnvironment:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.writelines(f"{name}={value}\n" for name, value in variables.items())
 
-    def _prefect(self, *arguments: str) -> None:
-        self._run_python("-m", "prefect", *arguments)
-
     def _run_python(self, *arguments: str) -> None:
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -165,8 +180,9 @@ class LocalEnvironment:
             raise StageError(f"{' '.join(arguments[:3])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
 
 
-def _answers(url: str) -> bool:
+def _ask(method: str, url: str) -> Any:  # noqa: ANN401 - whatever JSON the server answers
     try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+        response = httpx.request(method, url, json={} if method == "POST" else None, timeout=2, trust_env=False)
+        return response.json() if response.is_success else None
+    except (httpx.HTTPError, ValueError):
+        return None

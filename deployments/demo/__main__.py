@@ -27,6 +27,7 @@ from runbook.errors import RunbookError
 
 FOLDER = PROJECT / ".runbook" / "demo"
 _SERVED_WITHIN_S = 120
+_RUN_WITHIN_S = 180
 
 
 class Demo:
@@ -43,6 +44,7 @@ class Demo:
         print(f"\n[{time.monotonic() - self.begun:5.1f} s] {title}")
         parameters["triggered_by"] = "make demo"
         argv = ["-m", "prefect", "deployment", "run", deployment, "--params", json.dumps(parameters), "--watch"]
+        argv += ["--watch-timeout", str(_RUN_WITHIN_S)]
         print(f"    prefect deployment run {deployment} --params '{json.dumps(parameters)}' --watch")
         environment = self.local.prefect_environment()
         done = subprocess.run(
