@@ -131,7 +131,7 @@ class LocalEnvironment:
         self._wait(service, lambda: _ask("GET", f"{self.ui_url}/api/health") is True)
 
     def _worker_is_online(self) -> bool:
-        workers = _ask("POST", f"{self.ui_url}/api/work_pools/local/workers/filter") or []
+        workers: list[dict[str, Any]] = _ask("POST", f"{self.ui_url}/api/work_pools/local/workers/filter") or []
         return any(worker["status"] == "ONLINE" for worker in workers)
 
     @staticmethod
