@@ -5,11 +5,13 @@ Source: PostgreSQL manual, "ALTER DATABASE"; renaming is transactional, but only
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from psycopg import sql
 
 from runbook.clients.postgres import MAINTENANCE_DATABASE, Database
-from runbook.errors import StageError
+from runbook.errors import ServiceError, StageError
 
 _LOCALE = """
 SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider,
@@ -29,28 +31,27 @@ _GRANTS = """
 SELECT CASE WHEN grantee = 0 THEN NULL ELSE pg_get_userbyid(grantee) END, privilege_type, is_grantable
 FROM pg_database, aclexplode(datacl) WHERE datname = %s AND grantee <> datdba
 """
-# Settings whose value is a list are stored already quoted; as one quoted string they would mean something else.
-_LIST_SETTINGS = {
-    "search_path",
-    "temp_tablespaces",
-    "local_preload_libraries",
-    "session_preload_libraries",
-    "datestyle",
-}
+# Settings whose value is a list of names are stored already quoted; as one string they would mean something else.
+_LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+_LIST_NAME = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
+_TERMINATE = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()
+"""
+_RENAME_ATTEMPTS = 2
 
 
 def create_beside(database: Database, name: str) -> None:
     """Create an empty database with the live one's owner, encoding and locale.
 
     Raises:
-        psycopg.Error: it exists already, or the role may not create databases.
+        RejectedError: it exists already, or the role may not create databases.
     """
     with database.connect(MAINTENANCE_DATABASE) as connection:
         row = connection.execute(_LOCALE, [database.name]).fetchone()
         if row is None:
             raise StageError(f"database {database.name} does not exist at {database.place}")
         owner, encoding, collate, ctype, provider, locale = row
-        parts = [
+        parts: list[sql.Composable] = [
             sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
                 sql.Identifier(name),
                 sql.Identifier(owner),
@@ -59,7 +60,9 @@ def create_beside(database: Database, name: str) -> None:
                 sql.Literal(ctype),
             )
         ]
-        if provider == "i":
+        if provider == "c":
+            parts.append(sql.SQL("LOCALE_PROVIDER libc"))
+        elif provider == "i":
             parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale)))
         elif provider == "b":
             parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(locale)))
@@ -92,7 +95,7 @@ def carry_properties(database: Database, name: str) -> None:
             whose = sql.SQL("DATABASE {}").format(copy)
             if role is not None:
                 whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), copy)
-            given = sql.SQL(value) if setting.lower() in _LIST_SETTINGS else sql.Literal(value)
+            given = sql.SQL(", ").join(sql.Literal(part) for part in _setting_parts(setting, value))
             connection.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.Identifier(setting), given))
         if not default_grants:
             connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(copy))
@@ -117,32 +120,45 @@ def swap(database: Database, fresh: str, old: str) -> None:
         StageError: the rename did not happen; the live database takes connections again.
     """
     live = database.name
-    with database.connect(MAINTENANCE_DATABASE) as connection:
-        _allow_connections(connection, live, allowed=False)
-        try:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()",
-                [live, fresh],
-            ).fetchall()
-            with connection.transaction():
-                connection.execute("SELECT set_config('lock_timeout', '5s', true)")
-                _rename(connection, live, old)
-                _rename(connection, fresh, live)
-        except BaseException as error:
-            # Also when the run is cancelled here; harmless when the names have changed already.
+    try:
+        with database.connect(MAINTENANCE_DATABASE) as connection:
+            _allow_connections(connection, live, allowed=False)
+            for attempt in range(1, _RENAME_ATTEMPTS + 1):
+                try:
+                    _exchange(connection, fresh, live, old)
+                    break
+                except psycopg.errors.ObjectInUse:  # a session slipped in just before the fence
+                    if attempt == _RENAME_ATTEMPTS:
+                        raise
+    except BaseException as error:
+        # Also when the run is cancelled here; harmless when the names have changed already.
+        with database.connect(MAINTENANCE_DATABASE) as connection:
             _allow_connections(connection, live, allowed=True)
-            if isinstance(error, psycopg.Error):
-                message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
-                raise StageError(message) from error
-            raise
+        if isinstance(error, ServiceError):
+            message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
+            raise StageError(message) from error
+        raise
 
 
 def swap_back(database: Database, old: str, fresh: str) -> None:
     """Undo `swap`: the database kept as `old` becomes the live one again, the other is kept as `fresh`."""
-    with database.connect(MAINTENANCE_DATABASE) as connection:
-        _allow_connections(connection, old, allowed=True)
     swap(database, old, fresh)
+
+
+def _setting_parts(setting: str, value: str) -> list[str]:
+    """Return what a stored setting was set to: the names of a list, or the one value."""
+    if setting.lower() not in _LIST_SETTINGS:
+        return [value]
+    return [match[2] or match[1].replace('""', '"') for match in _LIST_NAME.finditer(value)]
+
+
+def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> None:
+    connection.execute(_TERMINATE, [live, fresh]).fetchall()
+    with connection.transaction():
+        connection.execute("SELECT set_config('lock_timeout', '5s', true)")
+        _rename(connection, live, old)
+        _rename(connection, fresh, live)
+        _allow_connections(connection, live, allowed=True)
 
 
 def _allow_connections(connection: psycopg.Connection, name: str, *, allowed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -12,10 +13,13 @@ from psycopg import sql
 from runbook.clients.postgres import Database
 from runbook.manifest import Fingerprint, TableFingerprint
 
-# A row's text must not depend on the session that reads it.
+# A row's text must not depend on the session that reads it, and the application's time-outs must not end it.
 _SESSION = """
 SET search_path = pg_catalog; SET extra_float_digits = 3; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD';
-SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; SET row_security = off
+SET intervalstyle = 'postgres'; SET bytea_output = 'hex'; SET row_security = off;
+SELECT set_config('lock_timeout', '30s', false) WHERE current_setting('lock_timeout') = '0';
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')
 """
 # Tables that hold rows themselves and belong to no extension: leaves of partitioned tables, not their parents.
 _TABLES = """
@@ -26,8 +30,13 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """
-# A sum, not an exclusive or: two equal rows must not cancel each other.
-_TABLE = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)::text FROM ONLY {} t"
+# A sum, not an exclusive or: two equal rows must not cancel each other. `t.*`, because a column may be called `t`.
+_TABLE = "SELECT count(*), coalesce(sum(hashtextextended((t.*)::text, 0)), 0)::text FROM ONLY {} t"
+# What differs between two dumps of one schema: versions and dates, and a random key.
+_RANDOM_LINE = re.compile(r"-- Dumped |\\(?:un)?restrict ")
+# PostgreSQL writes some expressions differently once they have been dumped and restored: `x IN ('a', 'b')` of a
+# varchar casts its elements instead of the array, and nested ANDs lose their parentheses.
+_REGROUPED = re.compile(r"::(?:character varying|text)(?:\[\])?|[()]")
 
 
 @contextmanager
@@ -96,6 +105,5 @@ def applied_migrations(connection: psycopg.Connection, history_table: str) -> li
 def _schema_sha256(database: Database, name: str | None, snapshot_id: str) -> str:
     argv = database.programs().argv("pg_dump", "--schema-only", f"--snapshot={snapshot_id}", "--lock-wait-timeout=10s")
     text = database.run(argv, what="schema fingerprint", database=name).stdout
-    # Comments carry versions and dates, \restrict a random key: they differ between two dumps of one schema.
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("--", "\\"))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = [_REGROUPED.sub("", line) for line in text.split("\n") if line.strip() and not _RANDOM_LINE.match(line)]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

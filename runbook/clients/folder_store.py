@@ -6,10 +6,12 @@ Source: runbook, "Deployment Logs".
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +22,7 @@ from runbook.manifest import BackupManifest, StoredFile
 from runbook.reports import DeployReport, RollbackReport
 from runbook.rules.identifiers import check_backup_id
 
-ReportT = TypeVar("ReportT", DeployReport, RollbackReport)
+_log = logging.getLogger(__name__)
 
 
 class FolderStore:
@@ -33,54 +35,59 @@ class FolderStore:
 
     def check(self) -> None:
         """Raise `RejectedError` unless the folder can be written to."""
-        try:
+        with self._usable():
             for folder in (self.backups, self.logs):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _make_private(folder)
             probe = self.backups / f".probe-{secrets.token_hex(4)}"
             _write_private(probe, "writable\n")
             probe.unlink()
-        except OSError as error:
-            raise RejectedError(
-                f"the backup store {self.root} cannot be written to: {error}. Mend the folder or its permissions."
-            ) from error
 
     def reserve(self, backup_id: str) -> Path:
         """See `BackupStore.reserve`."""
-        target = self._folder(check_backup_id(backup_id))
         partial = self._partial(backup_id)
-        self.backups.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            partial.mkdir(mode=0o700)
-        except FileExistsError as error:
-            raise TransientError(f"another backup is being made as {backup_id}; wait a second and try again") from error
-        if target.exists() or self._meta(backup_id).exists():
-            partial.rmdir()
-            raise TransientError(f"{backup_id} exists already; wait a second and try again")
+        with self._usable():
+            _make_private(self.backups)
+            try:
+                partial.mkdir(mode=0o700)
+            except FileExistsError as error:
+                message = f"another backup is being made as {backup_id}; wait a second and try again"
+                raise TransientError(message) from error
+            if self._folder(backup_id).exists() or self._meta(backup_id).exists():
+                with suppress(FileNotFoundError):
+                    partial.rmdir()
+                raise TransientError(f"{backup_id} exists already; wait a second and try again")
         return partial
 
     def publish(self, manifest: BackupManifest) -> None:
         """See `BackupStore.publish`: the folder gets its name first, the manifest is written last."""
         partial = self._partial(manifest.backup_id)
-        for path in sorted(partial.rglob("*")):
-            if path.is_file():
-                path.chmod(0o600)
+        with self._usable():
+            for path in sorted(partial.rglob("*"), reverse=True):
+                path.chmod(0o700 if path.is_dir() else 0o600)
                 _sync(path)
-        _sync(partial)
-        partial.rename(self._folder(manifest.backup_id))
+            _sync(partial)
+            partial.rename(self._folder(manifest.backup_id))
         self.update(manifest)
 
     def discard(self, backup_id: str) -> None:
-        """See `BackupStore.discard`."""
-        shutil.rmtree(self._partial(check_backup_id(backup_id)), ignore_errors=True)
+        """See `BackupStore.discard`; one whose publishing was interrupted has its name already, but no manifest."""
+        shutil.rmtree(self._partial(backup_id), ignore_errors=True)
+        if not self._meta(backup_id).exists():
+            shutil.rmtree(self._folder(backup_id), ignore_errors=True)
 
     def manifests(self) -> Sequence[BackupManifest]:
-        """See `BackupStore.manifests`."""
-        paths = sorted(self.backups.glob("backup_*.meta.json"), reverse=True)
-        return [_read(path, BackupManifest) for path in paths]
+        """See `BackupStore.manifests`; one that cannot be read is left out, so that the others stay usable."""
+        found: list[BackupManifest] = []
+        for path in sorted(self.backups.glob("backup_*.meta.json"), reverse=True):
+            try:
+                found.append(self.manifest(path.name.removesuffix(".meta.json")))
+            except (InvalidInputError, RejectedError) as error:
+                _log.warning("left out of the list of backups: %s", error)
+        return found
 
     def manifest(self, backup_id: str) -> BackupManifest:
         """See `BackupStore.manifest`."""
-        path = self._meta(check_backup_id(backup_id))
+        path = self._meta(backup_id)
         if not path.exists():
             newest = [known.backup_id for known in self.manifests()[:5]]
             raise InvalidInputError(
@@ -89,16 +96,21 @@ class FolderStore:
                 "a backup in the store, newest first: " + (", ".join(newest) or "there is none yet"),
                 "List all with `runbook db:backups`.",
             )
-        return _read(path, BackupManifest)
+        manifest = _read(path, BackupManifest)
+        if manifest.backup_id != backup_id:
+            raise RejectedError(f"{path} is the manifest of {manifest.backup_id!r}; it was not used")
+        return manifest
 
     def update(self, manifest: BackupManifest) -> None:
         """See `BackupStore.update`; replaced in one step, so a reader sees the old or the new one."""
-        _replace(self._meta(manifest.backup_id), manifest)
+        with self._usable():
+            _replace(self._meta(manifest.backup_id), manifest)
 
     def files(self, manifest: BackupManifest) -> Path:
         """See `BackupStore.files`."""
         folder = self._folder(manifest.backup_id)
-        found = stored_files(folder) if folder.is_dir() else {}
+        with self._usable():
+            found = stored_files(folder) if folder.is_dir() else {}
         wrong = sorted(
             name for name in found.keys() | manifest.files.keys() if found.get(name) != manifest.files.get(name)
         )
@@ -126,19 +138,29 @@ class FolderStore:
         return sorted([*deploys, *rollbacks], key=lambda report: report.timestamp)
 
     def _write_report(self, kind: str, report: DeployReport | RollbackReport) -> str:
-        self.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self.logs / f"{kind}_{report.timestamp:%Y%m%d_%H%M%S_%f}.json"
-        _replace(path, report)
+        with self._usable():
+            _make_private(self.logs)
+            _replace(path, report)
         return str(path)
 
+    @contextmanager
+    def _usable(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RejectedError(
+                f"the backup store {self.root} cannot be used: {error}. Mend the folder or its permissions."
+            ) from error
+
     def _folder(self, backup_id: str) -> Path:
-        return self.backups / backup_id
+        return self.backups / check_backup_id(backup_id)
 
     def _partial(self, backup_id: str) -> Path:
-        return self.backups / f".{backup_id}.partial"
+        return self.backups / f".{check_backup_id(backup_id)}.partial"
 
     def _meta(self, backup_id: str) -> Path:
-        return self.backups / f"{backup_id}.meta.json"
+        return self.backups / f"{check_backup_id(backup_id)}.meta.json"
 
 
 def stored_files(folder: Path) -> dict[str, StoredFile]:
@@ -164,9 +186,19 @@ def _read(path: Path, model: type[ModelT]) -> ModelT:
 
 def _replace(path: Path, record: BaseModel) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    _write_private(temporary, record.model_dump_json(by_alias=True, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        _write_private(temporary, record.model_dump_json(by_alias=True, indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing; `Path.mkdir` gives only the last one its mode."""
+    if not folder.parent.exists():
+        _make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runbook.clients.embedded_postgres import bin_directory
@@ -20,6 +23,7 @@ from runbook.errors import InvalidInputError, RejectedError, StageError, Transie
 MAINTENANCE_DATABASE = "postgres"
 _CONNECT_TIMEOUT_S = 5
 _PROGRAMS = ("pg_dump", "pg_restore", "psql")
+_TAIL = 2000
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,15 @@ class Database:
     url: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        host = str(conninfo_to_dict(self.url).get("host") or "")
+        try:
+            host = str(conninfo_to_dict(self.url).get("host") or "")
+        except psycopg.ProgrammingError:  # its text repeats parts of the URL
+            raise InvalidInputError(
+                "database url",
+                "(not shown)",
+                "postgresql://user:password@host:port/database",
+                "Mend it; special characters in a password have to be percent-encoded.",
+            ) from None
         if "-pooler" in host:
             raise InvalidInputError(
                 "database url",
@@ -69,35 +81,51 @@ class Database:
     @staticmethod
     def short(name: str) -> str:
         """Cut a database name so that a suffix still fits into PostgreSQL's 63 bytes."""
-        return name[:24]
+        return name.encode()[:24].decode(errors="ignore")
 
     def beside(self, purpose: str) -> str:
         """Return a name for a database beside the live one, with the time in it: `<name>_<purpose>_<UTC time>`."""
         return f"{self.short(self.name)}_{purpose}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"[:63]
 
-    def connect(self, database: str | None = None) -> psycopg.Connection:
+    @contextmanager
+    def connect(self, database: str | None = None) -> Generator[psycopg.Connection]:
         """Open a connection in autocommit mode to the application's database, or to another one on the server.
 
         Raises:
-            TransientError: the server does not answer or refuses the connection.
+            TransientError: the server does not answer, ended the session, or a lock was not to be had.
+            RejectedError: the server refused a statement.
         """
-        conninfo = make_conninfo(self.url, dbname=database or self.name, connect_timeout=_CONNECT_TIMEOUT_S)
+        name = database or self.name
+        conninfo = make_conninfo(self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S)
         try:
-            return psycopg.connect(conninfo, autocommit=True, application_name="mantis-runbook")
+            opened = psycopg.connect(conninfo, autocommit=True, application_name="mantis-runbook")
         except psycopg.OperationalError as error:
             raise TransientError(
-                f"database {database or self.name} at {self.place} does not answer: {str(error).strip()} "
+                f"database {name} at {self.place} does not answer: {str(error).strip()} "
                 "Check that the server runs and that the URL in the environment's database block is right."
             ) from error
+        try:
+            with opened as connection:
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise TransientError(f"database {name} at {self.place}: {str(error).strip()}") from error
+        except psycopg.Error as error:
+            raise RejectedError(f"database {name} at {self.place}: {str(error).strip()}") from error
 
     def child_environment(self, database: str | None = None) -> dict[str, str]:
         """Return the environment in which a client program finds this database; nothing of it is in an argument."""
-        variables = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
-        names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
-        names |= {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "channel_binding": "PGCHANNELBINDING"}
         parts = conninfo_to_dict(self.url)
-        variables |= {variable: str(parts[key]) for key, variable in names.items() if parts.get(key) is not None}
-        return variables | {"PGDATABASE": database or self.name}
+        variables: dict[str, str] = {}
+        for option in pq.Conninfo.get_defaults():
+            if option.envvar is None:
+                continue
+            variable = option.envvar.decode()
+            value = parts.get(option.keyword.decode(), os.environ.get(variable))
+            if value is not None:
+                variables[variable] = str(value)
+        variables |= {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        fixed = {"LC_ALL": "C", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S), "PGDATABASE": database or self.name}
+        return variables | fixed
 
     def server_version(self) -> str:
         """Return the server's version, for example `18.6`."""
@@ -137,17 +165,42 @@ class Database:
                 env=self.child_environment(database),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # a database in another encoding is read all the same
                 timeout=timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise StageError(f"{what}: {Path(argv[0]).name} did not end within {timeout_s:.0f} s") from error
-        if done.returncode:
-            raise StageError(
-                f"{what}: {Path(argv[0]).name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}"
-            )
+        _require_success(argv, what, done.returncode, done.stderr)
         return done
+
+    @contextmanager
+    def running(self, argv: Sequence[str], *, what: str) -> Generator[None]:
+        """Run a client program beside the body of a `with`, and wait for it at its end; stop it when the body fails.
+
+        Raises:
+            StageError: it ended with another exit code than 0; with the end of its error output.
+        """
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                argv, env=self.child_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+            )
+            try:
+                yield
+                process.wait()
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+            said.seek(0)
+            _require_success(argv, what, process.returncode, said.read().decode(errors="replace"))
+
+
+def _require_success(argv: Sequence[str], what: str, returncode: int, said: str) -> None:
+    if returncode:
+        text = said.encode(errors="replace").decode().strip()[-_TAIL:]
+        raise StageError(f"{what}: {Path(argv[0]).name} ended with {returncode}: {text}")
 
 
 def find_programs() -> list[ClientPrograms]:

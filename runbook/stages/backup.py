@@ -6,8 +6,8 @@ Source: runbook, "Stage 3: Database Backup"; PostgreSQL manual, "pg_dump".
 from __future__ import annotations
 
 import logging
+import shlex
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from runbook.clients.fingerprint import exported_snapshot, fingerprint
 from runbook.clients.folder_store import stored_files
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
-from runbook.errors import StageError
+from runbook.errors import RejectedError, StageError
 from runbook.manifest import BackupManifest, Fingerprint
 from runbook.rules.identifiers import new_backup_id
 from runbook.stages.restore import restore_beside
@@ -39,10 +39,10 @@ def create_backup(connections: Connections, *, reason: str, triggered_by: str) -
     now = datetime.now(UTC)
     begun = time.monotonic()
     backup_id = new_backup_id(now)
+    active = connections.host.active()
     folder = connections.store.reserve(backup_id)
     try:
         lsn, found = _dump(connections, folder / _DUMP)
-        active = connections.host.active()
         manifest = BackupManifest(
             backup_id=backup_id,
             environment=connections.settings.name,
@@ -72,12 +72,14 @@ def verify_backup(connections: Connections, backup_id: str) -> BackupManifest:
 
     Raises:
         InvalidInputError: the backup id is malformed or unknown.
+        RejectedError: no client program can restore it, or a file of it is missing or changed; the latter is recorded.
         StageError: it cannot be restored or is not what its manifest says; recorded as failed.
     """
     manifest = connections.store.manifest(backup_id)
+    connections.database.programs()  # without them nothing is known about the backup
     try:
         restored = restore_beside(connections, backup_id, purpose="verify")
-    except StageError as error:
+    except (RejectedError, StageError) as error:
         connections.store.update(manifest.failed(at=datetime.now(UTC), detail=str(error)))
         raise
     drop(connections.database, restored.name)
@@ -89,7 +91,7 @@ def verify_backup(connections: Connections, backup_id: str) -> BackupManifest:
 def _dump(connections: Connections, target: Path) -> tuple[str, Fingerprint]:
     database = connections.database
     programs = database.programs()
-    with exported_snapshot(database) as snapshot, ThreadPoolExecutor(max_workers=1) as pool:
+    with exported_snapshot(database) as snapshot:
         connection, snapshot_id = snapshot
         row = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
         argv = programs.argv(
@@ -101,15 +103,14 @@ def _dump(connections: Connections, target: Path) -> tuple[str, Fingerprint]:
             "--lock-wait-timeout=30s",
             f"--file={target}",
         )
-        dump = pool.submit(database.run, argv, what="backup")
-        found = fingerprint(database, connections.settings.migrations.history_table, snapshot=snapshot)
-        dump.result()
+        with database.running(argv, what="backup"):
+            found = fingerprint(database, connections.settings.migrations.history_table, snapshot=snapshot)
     return str(row[0]) if row else "", found
 
 
 def _restore_by_hand(backup_id: str, database: str) -> tuple[str, ...]:
-    fresh = f"{Database.short(database)}_restored"
+    fresh = shlex.quote(f"{Database.short(database)}_restored")
     return (
-        f'createdb --template=template0 "{fresh}"',
-        f'pg_restore --jobs={_JOBS} --exit-on-error --dbname="{fresh}" database/backups/{backup_id}/{_DUMP}',
+        f"createdb --template=template0 {fresh}",
+        f"pg_restore --jobs={_JOBS} --exit-on-error --dbname={fresh} database/backups/{backup_id}/{_DUMP}",
     )

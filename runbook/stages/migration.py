@@ -13,7 +13,7 @@ from runbook.connections import Connections
 from runbook.errors import DivergedError, StageError
 from runbook.manifest import Fingerprint
 from runbook.rules.migrations import Migration
-from runbook.rules.sql import needs_own_transaction, statements
+from runbook.rules.sql import controls_transaction, needs_own_transaction, statements
 from runbook.stages.checklist import ReleasePlan
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def undo_migrations(connections: Connections, plan: ReleasePlan, before: Fingerp
             raise StageError(f"no down script for {', '.join(missing)}")
         for migration in reversed(left):
             script = _down(plan, migration)
-            alone = any(needs_own_transaction(statement) for statement in statements(script.text))
+            found = statements(script.text)
+            alone = any(needs_own_transaction(statement) or controls_transaction(statement) for statement in found)
             history.run([script], transactional=not alone)
             _log.info("undid %s", migration.name)
         if f"public.{connections.settings.migrations.history_table}" not in before.tables:

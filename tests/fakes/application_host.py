@@ -1,0 +1,68 @@
+"""An application host in memory: releases are entries in a list, and one of them has the traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
+from runbook.errors import RejectedError
+
+
+@dataclass
+class MemoryHost:
+    """Every release is ready at once; nothing is ever requested from it."""
+
+    known: dict[str, Release] = field(default_factory=dict[str, Release])
+    active_id: str | None = None
+    variables: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def public_url(self) -> str:
+        return "http://shop.invalid"
+
+    def check(self) -> None:
+        """It answers always."""
+
+    def stage(self, git_sha: str, version: str) -> Release:
+        for known in self.known.values():
+            if known.git_sha == git_sha:
+                return known
+        name = f"r{len(self.known) + 1}"
+        url = f"http://{name}.invalid"
+        self.known[name] = Release(name, git_sha, version, url, ReleaseState.READY, datetime.now(UTC), None)
+        return self.known[name]
+
+    def promote(self, release_id: str) -> Release:
+        self.known[release_id] = replace(self.release(release_id), promoted_at=datetime.now(UTC))
+        self.active_id = release_id
+        return self.known[release_id]
+
+    def roll_back(self, release_id: str) -> Release:
+        if self.release(release_id).promoted_at is None:
+            raise RejectedError(f"{release_id} never had the traffic")
+        return self.promote(release_id)
+
+    def active(self) -> Release | None:
+        return None if self.active_id is None else self.known[self.active_id]
+
+    def releases(self) -> Sequence[Release]:
+        return list(reversed(self.known.values()))
+
+    def release(self, release_id: str) -> Release:
+        if release_id not in self.known:
+            raise RejectedError(f"there is no release {release_id}")
+        return self.known[release_id]
+
+    def warm(self, release_id: str) -> Release:
+        return self.release(release_id)
+
+    def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
+        return []
+
+    def metrics(self, release_id: str, *, since: datetime) -> RequestMetrics:
+        return RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
+
+    def variable_lengths(self) -> Mapping[str, int]:
+        return self.variables
