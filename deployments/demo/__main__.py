@@ -23,7 +23,7 @@ from deployments.demo.repository import build_repository
 from deployments.demo.traffic import Counts, Traffic
 from deployments.local import PROJECT, LocalEnvironment
 from runbook.clients.local_host import LocalHost
-from runbook.errors import RunbookError
+from runbook.errors import RunbookError, StageError
 
 FOLDER = PROJECT / ".runbook" / "demo"
 _SERVED_WITHIN_S = 120
@@ -38,6 +38,7 @@ class Demo:
         self.url = LocalHost.attach(local.root / "host").public_url
         self.disagreements = 0
         self.begun = time.monotonic()
+        self.last_output = ""
 
     def run(self, title: str, deployment: str, **parameters: object) -> bool:
         """Start a deployment's run as CI would and wait for it; return whether it exited with 0."""
@@ -50,7 +51,7 @@ class Demo:
         done = subprocess.run(
             [sys.executable, *argv], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
         )
-        self._last_output = done.stdout + done.stderr
+        self.last_output = done.stdout + done.stderr
         return done.returncode == 0
 
     def expect(self, what: str, expected: object, found: object) -> None:
@@ -59,7 +60,7 @@ class Demo:
         self.disagreements += not agrees
         print(f"    {'ok ' if agrees else 'NOT'}  {what:<44} expected {expected!s:<24} found {found}")
         if not agrees and self.disagreements == 1:
-            print(self._last_output)
+            print(self.last_output)
 
     def expect_that(self, what: str, holds: bool, found: object) -> None:
         """Print a fact that has to hold, with what was found."""
@@ -193,8 +194,10 @@ def _first_release(demo: Demo, stack: ExitStack) -> Traffic:
         time.sleep(0.02)
     traffic = stack.enter_context(Traffic(demo.url))
     runner.join()
+    if result != [True]:
+        raise StageError(f"the first release failed; nothing that follows would mean anything:\n{demo.last_output}")
     facts = demo.facts()
-    demo.expect("the run succeeded", [True], result)
+    demo.expect("the run succeeded", True, result[0])
     demo.expect("served version", "v1", facts.version)
     demo.expect("migrations", 2, len(facts.migrations))
     demo.expect("failed requests", 0, _tell(traffic).failures)

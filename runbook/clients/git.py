@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import os
 import subprocess
-import tarfile
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,29 +77,36 @@ class Repository:
         return [text.strip() for text in self._git("log", "--format=%B%x00", span).split("\0") if text.strip()]
 
     def export(self, git_sha: str, target: Path) -> None:
-        """Write the files of a commit into a new folder, without history.
+        """Write the files of a commit into a new folder, without history; the working tree is not touched.
 
         Raises:
-            RejectedError: the commit is not in the repository.
+            RejectedError: the commit is not in the repository, or the folder exists.
         """
-        done = self._run("archive", "--format=tar", git_sha)
-        if done.returncode:
-            raise RejectedError(f"git archive {git_sha[:12]}: {done.stderr.decode(errors='replace').strip()}")
-        target.mkdir(parents=True)
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(target, filter="data")
+        # Through an index of its own, because git itself writes safely: nothing lands outside of the folder.
+        with tempfile.TemporaryDirectory(prefix="runbook-index-") as folder:
+            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self._git("read-tree", f"{git_sha}^{{commit}}", variables=index)
+            try:
+                target.mkdir(parents=True)
+            except FileExistsError as error:
+                raise RejectedError(f"{target} exists already; a commit is exported into a new folder") from error
+            self._git("checkout-index", "--all", variables=index | {"GIT_WORK_TREE": str(target.resolve())})
 
-    def _git(self, *arguments: str) -> str:
-        done = self._run(*arguments)
+    def _git(self, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
+        done = self._run(*arguments, variables=variables)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip() or f"git {arguments[0]} ended with {done.returncode}"
             raise RejectedError(f"repository {self.path}: {reason}")
         return done.stdout.decode(errors="replace")
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def _run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
         # Another owner's repository is read all the same: the path is configured, not found.
         argv = ["git", "-c", f"safe.directory={self.path.resolve()}", "-C", str(self.path), *arguments]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        environment = inherited | dict(variables or {})
         try:
-            return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
+            return subprocess.run(
+                argv, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise RejectedError(f"repository {self.path}: git {arguments[0]} did not end within 120 s") from error

@@ -16,8 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
-import tarfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from runbook.clients.application_host import LogLine
-from runbook.errors import RejectedError, StageError, TransientError
+from runbook.errors import RejectedError, TransientError
 
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -160,35 +158,6 @@ def check_git_sha(git_sha: str) -> None:
     """
     if not _GIT_SHA.fullmatch(git_sha):
         raise RejectedError(f"git SHA {git_sha!r}: expected 40 lower case hexadecimal digits")
-
-
-def check_out(repository: Path, git_sha: str, target: Path) -> None:
-    """Unpack a commit into `target/source`, without touching the repository's working tree.
-
-    Raises:
-        RejectedError: not a full SHA, not a commit of the repository, or an archive that reaches outside of `target`.
-        StageError: git cannot pack it.
-    """
-    check_git_sha(git_sha)
-    git = ["git", "-C", str(repository)]
-    environment = minimal_environment()
-    found = subprocess.run([*git, "cat-file", "-e", f"{git_sha}^{{commit}}"], env=environment, capture_output=True)
-    if found.returncode:
-        detail = found.stderr.decode(errors="replace").strip()
-        raise RejectedError(f"git SHA {git_sha} is not a commit of {repository}: {detail}")
-    # A file, not a pipe: git's exit code is known before anything is unpacked.
-    archive = target / "source.tar"
-    packed = subprocess.run(
-        [*git, "archive", "--format=tar", f"--output={archive}", git_sha], env=environment, capture_output=True
-    )
-    if packed.returncode:
-        raise StageError(f"git archive {git_sha}: {packed.stderr.decode(errors='replace').strip()}")
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(target / "source", filter="data")
-    except tarfile.TarError as exc:
-        raise RejectedError(f"git SHA {git_sha} cannot be unpacked safely: {exc}") from exc
-    archive.unlink()
 
 
 @contextmanager

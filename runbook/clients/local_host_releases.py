@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from runbook.clients.application_host import Release, ReleaseState
+from runbook.clients.git import Repository
 from runbook.clients.local_host_files import (
     check_git_sha,
-    check_out,
     new_release_directory,
     read_config,
     read_json,
@@ -107,7 +107,7 @@ class Releases:
             if release_id in self._known:
                 return self._known[release_id]
             with new_release_directory(self._root / "releases", release_id) as directory:
-                check_out(repository, git_sha, directory)
+                Repository(repository).export(git_sha, directory / "source")
                 write_private(directory / "release.json", asdict(record))
             release = self._hosted(record)
             self._known = {**self._known, release_id: release}
