@@ -67,7 +67,7 @@ class DeployReport(_Report):
     previous_git_sha: str | None = None
     backup_id: str | None = None
     migrations: tuple[str, ...] = ()
-    undone: tuple[str, ...] = Field((), description="What was undone after a failure, in order.")
+    undone: tuple[str, ...] = Field(default=(), description="What was undone after a failure, in order.")
     reason: str
     triggered_by: str
     duration: float

@@ -79,7 +79,7 @@ class Settings(_Section):
         min_length=1,
         description="Paths that answer 200 when the application, its database and its authentication work.",
     )
-    release_header: str = Field(
+    release_header: Annotated[str, AfterValidator(str.lower)] = Field(
         default="x-release-sha", description="Response header in which the application names the commit that it runs."
     )
     smoke_file: str = Field(default="smoke.toml", description="Smoke tests in the application's repository.")
@@ -98,9 +98,9 @@ def load_settings(path: Path) -> Settings:
         return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InvalidInputError("settings", str(path), "a readable TOML file", str(error)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInputError("settings", str(path), "valid TOML", f"Mend the file: {error}") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidInputError("settings", f"{path}: {field}", first["msg"], "Mend the file.") from error
+    except (ValueError, RecursionError) as error:  # bytes that are not UTF-8, too, are no TOML error
+        raise InvalidInputError("settings", str(path), "valid TOML in UTF-8", f"Mend the file: {error}") from error

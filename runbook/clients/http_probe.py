@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,25 +29,56 @@ class Answer:
 def probe(url: str, *, method: str = "GET", body: Mapping[str, Any] | None = None, timeout_s: float = 5) -> Answer:
     """Send one request and read at most 1 MiB of its answer, all within `timeout_s`. Redirects are not followed."""
     begun = time.monotonic()
+    answer = Answer(None)
     try:
         with (
+            _cut_off_after(timeout_s) as extensions,
             httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=False) as client,
-            client.stream(method, url, json=body) as response,
+            client.stream(method, url, json=body, extensions=extensions) as response,
         ):
-            content = bytearray()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > _LIMIT_BYTES:
-                    return Answer(None, problem=f"the answer is larger than {_LIMIT_BYTES} bytes")
-                if time.monotonic() - begun > timeout_s:
-                    return Answer(None, problem=f"no whole answer within {timeout_s:g} s")
-            return Answer(
-                status=response.status_code,
-                headers={name.lower(): value for name, value in response.headers.items()},
-                text=content.decode(errors="replace"),
-                elapsed_s=time.monotonic() - begun,
-            )
+            answer = _read(response)
     except httpx.TimeoutException:
-        return Answer(None, elapsed_s=time.monotonic() - begun, problem=f"no answer within {timeout_s:g} s")
+        answer = Answer(None, problem=f"no answer within {timeout_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Answer(None, elapsed_s=time.monotonic() - begun, problem=str(error) or type(error).__name__)
+        answer = Answer(None, problem=str(error) or type(error).__name__)
+    elapsed_s = time.monotonic() - begun
+    # An answer that was cut off can look whole: without a length, the end of the connection is its end.
+    if elapsed_s >= timeout_s:
+        return Answer(None, elapsed_s=elapsed_s, problem=f"no whole answer within {timeout_s:g} s")
+    return Answer(answer.status, answer.headers, answer.text, elapsed_s, answer.problem)
+
+
+def _read(response: httpx.Response) -> Answer:
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > _LIMIT_BYTES:
+            return Answer(None, problem=f"the answer is larger than {_LIMIT_BYTES} bytes")
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status_code, headers, content.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _cut_off_after(timeout_s: float) -> Generator[dict[str, Any]]:
+    """Yield extensions for one request, whose connection is shut down when the time is over.
+
+    httpx limits each read, not their sum: a server that sends a byte a second would never run into a time-out.
+    """
+    connections: list[socket.socket] = []
+
+    def remember(event: str, details: Mapping[str, Any]) -> None:
+        if event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            connections.append(details["return_value"].get_extra_info("socket"))
+
+    def cut_off() -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout_s, cut_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield {"trace": remember}
+    finally:
+        timer.cancel()

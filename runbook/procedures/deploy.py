@@ -15,7 +15,8 @@ from runbook.clients.application_host import Release
 from runbook.connections import Connections
 from runbook.errors import DivergedError, RunbookError, StageError
 from runbook.manifest import BackupManifest, Fingerprint
-from runbook.reports import DeployReport, FinalState, StepLog
+from runbook.procedures.publishing import publish
+from runbook.reports import DeployReport, FinalState, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.stages import application, backup, checklist, health, migration, notification, record, restore, test_suite
@@ -47,6 +48,7 @@ class DeployStages:
     apply_migrations: Callable[[Connections, ReleasePlan], tuple[str, ...]] = migration.apply_migrations
     undo_migrations: Callable[[Connections, ReleasePlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
     restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
+    quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = restore.quote_loss
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
     stage_release: Callable[[Connections, ReleasePlan], Release] = application.stage_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
@@ -65,8 +67,10 @@ class DeployFailedError(RunbookError):
     """The deploy failed after it began; the report says what was undone and what runs now."""
 
     def __init__(self, report: DeployReport) -> None:
-        undone = "; ".join(report.undone) or "nothing had to be undone"
-        super().__init__(f"{report.version} was not released: {report.error}\nUndone: {undone}. State: {report.state}.")
+        lines = [f"{report.version} was not released: {report.error}"]
+        lines.append(f"Undone: {'; '.join(report.undone) or 'nothing'}. State: {report.state}.")
+        lines += [f"- {finding}" for finding in report.findings]
+        super().__init__("\n".join(lines))
         self.report = report
         if report.state is FinalState.DIVERGED:
             self.exit_code = DivergedError.exit_code
@@ -85,7 +89,6 @@ class _Progress:
     release: Release | None = None
     promoting: bool = False
     undone: list[str] = field(default_factory=list[str])
-    undo_failed: bool = False
     inconclusive: bool = False
 
 
@@ -104,11 +107,15 @@ def deploy(connections: Connections, request: DeployRequest, stages: DeployStage
     error: BaseException | None = None
     try:
         _release(connections, request, stages, progress)
+        state = _final_state(connections, stages, progress, plan.git_sha)
+        if state is FinalState.DIVERGED:
+            raise StageError(f"what runs is not what was released: {progress.findings[-1]}")
     except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
         error = failure
-        _undo(connections, stages, progress)
-    report = _report(connections, request, stages, progress, error, started)
-    _publish(connections, stages, report)
+        undone = _undo(connections, stages, progress)
+        state = _final_state(connections, stages, progress, plan.previous_git_sha)
+        state = state if undone else FinalState.DIVERGED
+    report = _publish(connections, stages, _report(connections, request, progress, started, state, error))
     if error is None:
         return report
     if isinstance(error, Exception):
@@ -145,30 +152,45 @@ def _release(connections: Connections, request: DeployRequest, stages: DeploySta
         progress.findings.append(f"watch: {watched.detail}")
 
 
-def _undo(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
-    """Undo a failed deploy, least loss first.
+def _final_state(
+    connections: Connections, stages: DeployStages, progress: _Progress, runs_now: str | None
+) -> FinalState:
+    """Probe what runs now; probes that could not run leave the state unverified, never unreported."""
+    try:
+        checks = progress.steps.run("Final State", stages.probe_state, connections, runs_now)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the report is written all the same
+        progress.findings.append(f"the state could not be probed: {error}")
+        return FinalState.UNVERIFIED
+    progress.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
+    state = health.state_of(checks)
+    return FinalState.UNVERIFIED if progress.inconclusive and state is FinalState.VERIFIED else state
 
-    Once the release had the traffic its migrations stay: rows may have been written that a down script would destroy,
-    and the previous release is probed afterwards with the schema as it is.
+
+def _undo(connections: Connections, stages: DeployStages, progress: _Progress) -> bool:
+    """Undo a failed deploy, least loss first, and return whether that worked.
+
+    Once the release may have had the traffic its migrations stay: rows may have been written that a down script would
+    destroy, and the previous release is probed afterwards with the schema as it is.
     """
+    progress.inconclusive = False  # said of the release that goes
     try:
         if progress.promoting:
             _undo_promotion(connections, stages, progress)
         elif progress.migrating and progress.backup:
             _undo_migrations(connections, stages, progress, progress.backup)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the state is probed and reported next
-        progress.undo_failed = True
-        progress.findings.append(f"undo failed: {error}")
+    except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, is reported next
+        progress.findings.append(f"undo failed: {str(error) or type(error).__name__}")
+        return False
+    return True
 
 
 def _undo_promotion(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
-    if progress.previous is None:
-        progress.findings.append("the first release has no earlier one to go back to; it keeps the traffic")
-        return
-    progress.steps.run("Undo: Application", stages.roll_back_release, connections, progress.previous)
-    progress.undone.append(f"the traffic went back to {progress.previous.version}")
     if progress.plan.pending:
         progress.findings.append(f"these migrations stay applied: {', '.join(progress.plan.pending)}")
+    if progress.previous is None:
+        raise StageError("this is the first release, there is no earlier one to give the traffic back to")
+    progress.steps.run("Undo: Application", stages.roll_back_release, connections, progress.previous)
+    progress.undone.append(f"the traffic went back to {progress.previous.version}")
 
 
 def _undo_migrations(
@@ -179,38 +201,48 @@ def _undo_migrations(
             "Undo: Migrations", stages.undo_migrations, connections, progress.plan, made_before.fingerprint
         )
         progress.undone.append(f"migrations undone: {', '.join(names) or 'by their own transaction'}")
-    except StageError as error:
-        if not connections.settings.migrations.restore_on_failure:
-            command = f"runbook deploy:rollback --db-only --backup-id={made_before.backup_id} --reason=..."
+    except RunbookError as error:
+        undoable = isinstance(error, StageError | DivergedError)  # else the server or another run is in the way
+        if not undoable or not connections.settings.migrations.restore_on_failure:
+            by_hand = _restore_by_hand(connections, progress, made_before)
             raise StageError(
-                f"{error}. Restore the backup made before it, if its loss is acceptable: {command}"
+                f"{error}. Restore the backup made before it, if its loss is acceptable: {by_hand}"
             ) from error
-        restored = progress.steps.run(
-            "Undo: Restore", stages.restore_beside, connections, made_before.backup_id, purpose="restored"
-        )
-        swapped = progress.steps.run("Undo: Swap", stages.swap_in, connections, restored)
-        progress.undone.append(
-            f"{made_before.backup_id} restored because {error}; the replaced database is kept as {swapped.kept}"
-        )
+        _undo_by_restore(connections, stages, progress, made_before, error)
+
+
+def _undo_by_restore(
+    connections: Connections, stages: DeployStages, progress: _Progress, made_before: BackupManifest, why: Exception
+) -> None:
+    run, backup_id = progress.steps.run, made_before.backup_id
+    restored = run("Undo: Restore", stages.restore_beside, connections, backup_id, purpose="restored")
+    losses = run("Undo: Quote Loss", stages.quote_loss, connections, backup_id)
+    swapped = run("Undo: Swap", stages.swap_in, connections, restored)
+    changed = ", ".join(f"{loss.table} had {loss.rows_now} rows and has {loss.rows_restored}" for loss in losses)
+    progress.undone.append(
+        f"{backup_id} restored because {why}; the replaced database is kept as {swapped.kept}; "
+        f"tables that differ: {changed or 'none'}"
+    )
+
+
+def _restore_by_hand(connections: Connections, progress: _Progress, made_before: BackupManifest) -> str:
+    if progress.previous is None:  # `deploy:rollback` refuses while no release has the traffic
+        return " && ".join(made_before.restore_by_hand)
+    return (
+        f"runbook deploy:rollback --db-only --backup-id={made_before.backup_id} "
+        f'--environment={connections.settings.name} --reason="failed migration"'
+    )
 
 
 def _report(
     connections: Connections,
     request: DeployRequest,
-    stages: DeployStages,
     progress: _Progress,
-    error: BaseException | None,
     started: datetime,
+    state: FinalState,
+    error: BaseException | None,
 ) -> DeployReport:
     plan = progress.plan
-    runs_now = plan.git_sha if error is None else plan.previous_git_sha
-    checks = progress.steps.run("Final State", stages.probe_state, connections, runs_now)
-    state = health.state_of(checks)
-    progress.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
-    if progress.undo_failed:
-        state = FinalState.DIVERGED
-    elif progress.inconclusive and state is FinalState.VERIFIED:
-        state = FinalState.UNVERIFIED
     return DeployReport(
         environment=connections.settings.name,
         timestamp=started,
@@ -227,16 +259,19 @@ def _report(
         duration=progress.steps.duration_s,
         success=error is None,
         state=state,
-        findings=tuple(progress.findings),
+        findings=tuple(dict.fromkeys(progress.findings)),
         error=(str(error) or type(error).__name__) if error else None,
         steps=tuple(progress.steps.steps),
     )
 
 
-def _publish(connections: Connections, stages: DeployStages, report: DeployReport) -> None:
-    where = stages.record_deploy(connections, report)
-    if report.success:
-        title, level = f"{report.version} released to {report.environment}: {report.state}", "info"
-    else:
-        title, level = f"{report.version} not released to {report.environment}, undone: {report.state}", "error"
-    stages.notify(connections, level, title, f"{report.error or report.reason} ({where})")
+def _publish(connections: Connections, stages: DeployStages, report: DeployReport) -> DeployReport:
+    what = "released" if report.success else "not released"
+    return publish(
+        connections,
+        report,
+        level="info" if report.success else "error",
+        title=f"{report.version} {what} to {report.environment}: {report.state}",
+        record=stages.record_deploy,
+        notify=stages.notify,
+    )

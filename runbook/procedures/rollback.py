@@ -7,12 +7,13 @@ Source: runbook, "Rollback Procedures", "Rollback Verification".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from runbook.clients.application_host import Release
 from runbook.connections import Connections
 from runbook.errors import DivergedError, RefusedError, RunbookError, StageError
+from runbook.procedures.publishing import publish
 from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
@@ -47,6 +48,7 @@ class RollbackStages:
     undo_swap: Callable[[Connections, Swap], None] = restore.undo_swap
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
     verify_rollback: Callable[[Connections, RollbackPlan], tuple[Check, ...]] = health.verify_rollback
+    probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
     record_rollback: Callable[[Connections, RollbackReport], str] = record.record_rollback
 
@@ -55,7 +57,8 @@ class RollbackFailedError(RunbookError):
     """The rollback did not end VERIFIED or UNVERIFIED; the report says what was found."""
 
     def __init__(self, report: RollbackReport) -> None:
-        super().__init__(f"rollback {report.scope} failed: {report.error}\nState: {report.state}.")
+        lines = [f"rollback {report.scope} failed: {report.error}", f"State: {report.state}."]
+        super().__init__("\n".join([*lines, *(f"- {finding}" for finding in report.findings)]))
         self.report = report
         if report.state is FinalState.DIVERGED:
             self.exit_code = DivergedError.exit_code
@@ -68,10 +71,11 @@ class _Progress:
     plan: RollbackPlan
     approved_by: str
     restored: RestoredDatabase | None = None
+    swapping: bool = False
     swapped: Swap | None = None
     switching: bool = False
     applied: bool = False
-    findings: tuple[str, ...] = ()
+    findings: list[str] = field(default_factory=list[str])
 
 
 def rollback(
@@ -94,16 +98,15 @@ def rollback(
     try:
         _roll_back(connections, stages, progress, steps)
         checks = steps.run("Rollback Verification", stages.verify_rollback, connections, plan)
-        state = health.state_of(checks)
-        progress.findings = tuple(f"{c.name}: {c.detail}" for c in checks if c.outcome is not Outcome.PASSED)
+        state = _judge(progress, checks)
         if state is FinalState.DIVERGED:
             raise StageError("verification failed: " + "; ".join(progress.findings))
     except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
         error = failure
         if not progress.applied:
-            state = _undo(connections, stages, progress, steps)
+            state = _undo(connections, stages, progress, steps, failure)
     report = _report(connections, request, progress, steps, started, state, error)
-    _publish(connections, stages, report)
+    report = _publish(connections, stages, report)
     if error is None:
         return report
     if isinstance(error, Exception):
@@ -123,6 +126,7 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
             # The only proof that the old application can use the schema as it is now.
             steps.run("Application: Smoke Tests in Private", stages.smoke_release, connections, warm, plan.smoke_tests)
     if progress.restored is not None:
+        progress.swapping = True
         progress.swapped = steps.run("Database: Swap", stages.swap_in, connections, progress.restored)
     if plan.target is not None:
         progress.switching = True
@@ -130,18 +134,33 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
     progress.applied = True
 
 
-def _undo(connections: Connections, stages: RollbackStages, progress: _Progress, steps: StepLog) -> FinalState:
+def _undo(
+    connections: Connections, stages: RollbackStages, progress: _Progress, steps: StepLog, failure: BaseException
+) -> FinalState:
+    """Put everything back, in reverse order, and return the state that probes find."""
     try:
         if progress.switching:
             steps.run("Undo: Application", stages.roll_back_release, connections, progress.plan.active)
         if progress.swapped is not None:
             steps.run("Undo: Swap", stages.undo_swap, connections, progress.swapped)
+        # Only a StageError says that the names did not change; after anything else the swap may have happened.
+        elif progress.swapping and not isinstance(failure, StageError):
+            raise StageError("the swap was interrupted; compare the databases before anything else is done")
+        progress.swapped = None
         if progress.restored is not None:
             steps.run("Undo: Drop Restored", stages.drop_restored, connections, progress.restored)
-        checks = health.probe_state(connections, progress.plan.active.git_sha)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the state is not known and a person has to look
-        progress.findings = (f"undo failed: {error}",)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, a person has to look
+        progress.findings.append(f"undo failed: {str(error) or type(error).__name__}")
         return FinalState.DIVERGED
+    try:
+        return _judge(progress, steps.run("Final State", stages.probe_state, connections, progress.plan.active.git_sha))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the report is written all the same
+        progress.findings.append(f"the state could not be probed: {error}")
+        return FinalState.UNVERIFIED
+
+
+def _judge(progress: _Progress, checks: tuple[Check, ...]) -> FinalState:
+    progress.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
     return health.state_of(checks)
 
 
@@ -171,16 +190,19 @@ def _report(
         duration=steps.duration_s,
         success=error is None,
         state=state,
-        findings=progress.findings,
+        findings=tuple(progress.findings),
         error=(str(error) or type(error).__name__) if error else None,
         steps=tuple(steps.steps),
     )
 
 
-def _publish(connections: Connections, stages: RollbackStages, report: RollbackReport) -> None:
-    where = stages.record_rollback(connections, report)
-    what = f"rollback {report.scope} on {report.environment}"
-    title, level = (
-        (f"{what}: {report.state}", "warning") if report.success else (f"{what} failed: {report.state}", "error")
+def _publish(connections: Connections, stages: RollbackStages, report: RollbackReport) -> RollbackReport:
+    failed = "" if report.success else " failed"
+    return publish(
+        connections,
+        report,
+        level="warning" if report.success else "error",
+        title=f"rollback {report.scope} on {report.environment}{failed}: {report.state}",
+        record=stages.record_rollback,
+        notify=stages.notify,
     )
-    stages.notify(connections, level, title, f"{report.error or report.reason} ({where})")

@@ -72,12 +72,12 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("backup store", lambda: connections.store.check()),
         _ask("database", lambda: _database(connections)),
         _ask("application host", lambda: connections.host.check()),
-        _ask("smoke tests", lambda: f"{len(_smoke_tests(connections, git_sha))} requests"),
+        _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
         _test_suite(connections),
     ]
     plan = None
     if not any(check.outcome in (Outcome.FAILED, Outcome.COULD_NOT_RUN) for check in checks):
-        checks += checklist.required_variables(connections.host.variable_lengths())
+        checks += _variables(connections)
         try:
             plan = _plan(connections, git_ref, git_sha, version)
         except RunbookError as error:
@@ -109,10 +109,34 @@ def required_migrations(connections: Connections, git_sha: str) -> tuple[migrati
     return tuple(migrations.discover(connections.repository.files(git_sha, directory), directory))
 
 
+def applied_to(connections: Connections) -> list[str]:
+    """Return the names of the migrations applied to the live database.
+
+    Raises:
+        ServiceError: the server does not answer, or the history cannot be read.
+    """
+    with connections.database.connect() as connection:
+        return applied_migrations(connection, connections.settings.migrations.history_table)
+
+
+def smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]:
+    """Return the smoke tests that a commit brings.
+
+    Raises:
+        InvalidInputError: it brings none, or they are not acceptable.
+    """
+    name = connections.settings.smoke_file
+    text = connections.repository.text(git_sha, name)
+    if text is None:
+        raise InvalidInputError(
+            "smoke_file", name, f"a file of commit {git_sha[:12]}", "Add it: a release without smoke tests is unproven."
+        )
+    return parse_smoke_tests(text, name)
+
+
 def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) -> ReleasePlan:
     found = required_migrations(connections, git_sha)
-    with connections.database.connect() as connection:
-        applied = applied_migrations(connection, connections.settings.migrations.history_table)
+    applied = applied_to(connections)
     pending = migrations.pending(found, applied)
     scripts: dict[str, str] = {}
     for path in [path for migration in pending for path in (migration.path, migration.down) if path]:
@@ -127,7 +151,7 @@ def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) ->
         applied=tuple(applied),
         steps=tuple(migrations.plan_steps(pending, {migration.name: scripts[migration.path] for migration in pending})),
         scripts=scripts,
-        smoke_tests=_smoke_tests(connections, git_sha),
+        smoke_tests=smoke_tests(connections, git_sha),
     )
 
 
@@ -160,14 +184,11 @@ def _database(connections: Connections) -> str:
     return f"{connections.database.name} at {connections.database.place}, pg_dump {programs.version}"
 
 
-def _smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]:
-    name = connections.settings.smoke_file
-    text = connections.repository.text(git_sha, name)
-    if text is None:
-        raise InvalidInputError(
-            "smoke_file", name, f"a file of commit {git_sha[:12]}", "Add it: a release without smoke tests is unproven."
-        )
-    return parse_smoke_tests(text, name)
+def _variables(connections: Connections) -> list[Check]:
+    try:
+        return checklist.required_variables(connections.host.variable_lengths())
+    except RunbookError as error:
+        return [_answer("environment variables", error)]
 
 
 def _test_suite(connections: Connections) -> Check:
@@ -194,7 +215,11 @@ def _migration_checks(plan: ReleasePlan) -> list[Check]:
 
 
 def _breaking_changes(connections: Connections, plan: ReleasePlan) -> Check:
-    messages = connections.repository.messages(plan.previous_git_sha, plan.git_sha)
+    try:
+        messages = connections.repository.messages(plan.previous_git_sha, plan.git_sha)
+    except RunbookError as error:
+        # Not a refusal: the commit that runs now may be gone, after a forced push or in a shallow clone.
+        return Check("breaking changes", Outcome.WARNING, f"not known: {error}", "Read the commits since the last one.")
     if found := releases.breaking_changes(messages):
         return Check("breaking changes", Outcome.WARNING, "; ".join(found), "Tell those who call this application.")
     return Check("breaking changes", Outcome.PASSED, f"none in {len(messages)} commit messages")

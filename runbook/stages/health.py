@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from runbook.clients.application_host import Release, RequestMetrics
-from runbook.clients.fingerprint import applied_migrations
 from runbook.clients.http_probe import probe
 from runbook.connections import Connections
 from runbook.errors import RunbookError, ServiceError
@@ -21,7 +20,7 @@ from runbook.reports import FinalState
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.rules.thresholds import Action, Signals, decide
-from runbook.stages.checklist import ReleasePlan, required_migrations
+from runbook.stages.checklist import ReleasePlan, applied_to, required_migrations
 from runbook.stages.rollback import RollbackPlan
 
 _log = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ class WatchResult:
 def check_health(connections: Connections, base_url: str, git_sha: str) -> list[Check]:
     """Ask each health endpoint of a URL; the first one's release header has to name `git_sha`."""
     checks: list[Check] = []
-    for path in connections.settings.health_paths:
-        answer = probe(base_url + path)
+    answers = {path: probe(base_url + path) for path in connections.settings.health_paths}
+    for path, answer in answers.items():
         name = f"GET {path}"
         if answer.status is None:
             checks.append(Check(name, Outcome.FAILED, answer.problem))
@@ -56,7 +55,7 @@ def check_health(connections: Connections, base_url: str, git_sha: str) -> list[
             checks.append(Check(name, Outcome.FAILED, f"answered {answer.status}: {answer.text[:200]}"))
         else:
             checks.append(Check(name, Outcome.PASSED, f"answered 200 in {answer.elapsed_s * 1000:.0f} ms"))
-    served = probe(base_url + connections.settings.health_paths[0]).headers.get(connections.settings.release_header)
+    served = answers[connections.settings.health_paths[0]].headers.get(connections.settings.release_header)
     outcome = Outcome.PASSED if served == git_sha else Outcome.FAILED
     return [*checks, Check("served version", outcome, f"{served or 'no release header'}, expected {git_sha}")]
 
@@ -86,8 +85,7 @@ def check_schema(connections: Connections, git_sha: str) -> Check:
     name = "schema"
     try:
         needed = {migration.name for migration in required_migrations(connections, git_sha)}
-        with connections.database.connect() as connection:
-            applied = set(applied_migrations(connection, connections.settings.migrations.history_table))
+        applied = set(applied_to(connections))
     except RunbookError as error:
         return Check(name, Outcome.COULD_NOT_RUN, str(error))
     if missing := sorted(needed - applied):
@@ -99,7 +97,8 @@ def watch_release(connections: Connections, plan: ReleasePlan, release: Release,
     """Look at a release under real traffic, every few seconds for the environment's watch time.
 
     Its own harmless requests (the GET smoke tests) go along, so that a quiet hour is not blind. Ends early when the
-    runbook's rule says to roll back.
+    runbook's rule says to roll back. Numbers that cannot be read are no reason to roll back: without any, it is
+    inconclusive.
 
     Source: runbook, "What to Monitor (First 30 Minutes)" and "When to Rollback".
     """
@@ -108,14 +107,15 @@ def watch_release(connections: Connections, plan: ReleasePlan, release: Release,
     deadline = time.monotonic() + watch.duration_s
     while True:
         run_smoke_tests(connections.host.public_url, harmless)
-        metrics = connections.host.metrics(release.release_id, since=promoted_at)
-        if metrics.requests >= watch.minimum_requests:
-            action = decide(Signals(error_rate_pct=metrics.error_rate_pct))
-            if action is Action.ROLL_BACK:
-                return WatchResult(Verdict.DEGRADED, f"{_words(metrics)}: the runbook says to roll back", metrics)
-        if time.monotonic() >= deadline:
-            return _conclude(metrics, watch.minimum_requests)
-        time.sleep(watch.interval_s)
+        try:
+            metrics, problem = connections.host.metrics(release.release_id, since=promoted_at), ""
+        except ServiceError as error:
+            metrics, problem = RequestMetrics(0, 0, 0, 0, 0), f"the requests could not be counted: {error}"
+        result = _judge(metrics, watch.minimum_requests)
+        left_s = deadline - time.monotonic()
+        if result.verdict is Verdict.DEGRADED or left_s <= 0:
+            return WatchResult(result.verdict, problem, metrics) if problem else result
+        time.sleep(min(watch.interval_s, left_s))
 
 
 def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, ...]:
@@ -124,9 +124,13 @@ def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, .
     `git_sha` is the commit that has to be served; None when no release may have the traffic.
     """
     if git_sha is None:
-        active = connections.host.active()
+        name = "served version"
+        try:
+            active = connections.host.active()
+        except ServiceError as error:
+            return (Check(name, Outcome.COULD_NOT_RUN, str(error)),)
         outcome = Outcome.FAILED if active else Outcome.PASSED
-        return (Check("served version", outcome, active.version if active else "no release has the traffic"),)
+        return (Check(name, outcome, active.version if active else "no release has the traffic"),)
     return (*check_health(connections, connections.host.public_url, git_sha), check_schema(connections, git_sha))
 
 
@@ -148,11 +152,14 @@ def state_of(checks: tuple[Check, ...]) -> FinalState:
     return FinalState.UNVERIFIED if Outcome.COULD_NOT_RUN in outcomes else FinalState.VERIFIED
 
 
-def _conclude(metrics: RequestMetrics, minimum_requests: int) -> WatchResult:
+def _judge(metrics: RequestMetrics, minimum_requests: int) -> WatchResult:
     if metrics.requests < minimum_requests:
         detail = f"{metrics.requests} requests are too few to judge, {minimum_requests} are needed"
         return WatchResult(Verdict.INCONCLUSIVE, detail, metrics)
-    if decide(Signals(error_rate_pct=metrics.error_rate_pct)) is Action.CONSIDER:
+    action = decide(Signals(error_rate_pct=metrics.error_rate_pct))
+    if action is Action.ROLL_BACK:
+        return WatchResult(Verdict.DEGRADED, f"{_words(metrics)}: the runbook says to roll back", metrics)
+    if action is Action.CONSIDER:
         return WatchResult(Verdict.INCONCLUSIVE, f"{_words(metrics)}: the runbook says to consider a rollback", metrics)
     return WatchResult(Verdict.HEALTHY, _words(metrics), metrics)
 

@@ -9,7 +9,6 @@ import logging
 
 from runbook.clients.channels import Notification
 from runbook.connections import Connections
-from runbook.errors import ServiceError
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ def notify(connections: Connections, level: str, title: str, text: str) -> tuple
     for channel in connections.channels:
         try:
             channel.send(notification)
-        except (ServiceError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - no channel is trusted, not even to fail as it should
             _log.warning("%s did not take the message %r: %s", channel.name, title, error)
             undelivered.append(channel.name)
     return tuple(undelivered)

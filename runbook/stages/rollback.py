@@ -14,8 +14,8 @@ from runbook.errors import InvalidInputError, RefusedError
 from runbook.manifest import BackupManifest, VerificationState
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.releases import ReleaseRecord, choose_target
-from runbook.rules.smoke import SmokeTest, parse_smoke_tests
-from runbook.stages.checklist import required_migrations
+from runbook.rules.smoke import SmokeTest
+from runbook.stages.checklist import required_migrations, smoke_tests
 from runbook.stages.restore import quote_loss
 
 
@@ -78,22 +78,27 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
         raise RefusedError("no release has the traffic; there is nothing to roll back")
     if request.scope is RollbackScope.APP_ONLY:
         target = _target_release(connections, active)
-        return RollbackPlan(request.scope, active, target, _smoke_tests(connections, target), None, ())
+        return RollbackPlan(request.scope, active, target, smoke_tests(connections, target.git_sha), None, ())
     backup = _choose_backup(connections, request, active)
     target = None
     if request.scope is RollbackScope.FULL:
         target = _release_of_backup(connections, backup, active)
     _check_schema_fits(connections, backup, target or active)
-    smoke_tests = _smoke_tests(connections, target or active)
-    return RollbackPlan(request.scope, active, target, smoke_tests, backup, quote_loss(connections, backup.backup_id))
+    tests = smoke_tests(connections, (target or active).git_sha)
+    return RollbackPlan(request.scope, active, target, tests, backup, quote_loss(connections, backup.backup_id))
 
 
 def release_history(reports: Sequence[DeployReport | RollbackReport]) -> list[ReleaseRecord]:
     """Return the releases that got the traffic, oldest first, from the reports of past runs.
 
-    A release that a rollback took the traffic from is marked bad.
+    A release that a rollback took the traffic from is marked bad, until a later deploy of its commit is VERIFIED.
     """
-    bad = {report.from_git_sha for report in reports if isinstance(report, RollbackReport) and report.success}
+    bad: set[str | None] = set()
+    for report in reports:
+        if isinstance(report, RollbackReport) and report.success:
+            bad.add(report.from_git_sha)
+        elif isinstance(report, DeployReport) and report.success and report.state is FinalState.VERIFIED:
+            bad.discard(report.git_sha)
     return [
         ReleaseRecord(
             release_id=report.release_id,
@@ -178,8 +183,3 @@ def _check_schema_fits(connections: Connections, backup: BackupManifest, release
             f"{release.version} cannot use the schema of {backup.backup_id}: it was made before {', '.join(missing)}. "
             "Choose a later backup, or the scope full."
         )
-
-
-def _smoke_tests(connections: Connections, release: Release) -> tuple[SmokeTest, ...]:
-    name = connections.settings.smoke_file
-    return parse_smoke_tests(connections.repository.text(release.git_sha, name) or "", name)

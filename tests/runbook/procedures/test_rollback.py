@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from runbook.clients.application_host import ApplicationHost, Release, ReleaseState
+from runbook.clients.folder_store import FolderStore
+from runbook.clients.git import Repository
+from runbook.clients.postgres import Database
+from runbook.connections import Connections
+from runbook.errors import RefusedError, RunbookError, StageError, TransientError
+from runbook.manifest import BackupManifest, Fingerprint, Verification, VerificationState
+from runbook.procedures.rollback import RollbackFailedError, RollbackStages, consent_by_flag, rollback
+from runbook.reports import FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.rules.checklist import Check, Outcome
+from runbook.rules.smoke import SmokeTest
+from runbook.settings import Settings
+from runbook.stages.record import record_rollback
+from runbook.stages.restore import RestoredDatabase, Swap
+from runbook.stages.rollback import RollbackPlan, RollbackRequest
+
+OLD, BAD = "a" * 40, "b" * 40
+BACKUP = "backup_20250104_120000"
+AT = datetime(2025, 1, 4, 12, tzinfo=UTC)
+LIVE, SAVED = "107 orders, 3 migrations", "100 orders, 2 migrations"
+
+FULL, APP_ONLY, DB_ONLY = RollbackScope.FULL, RollbackScope.APP_ONLY, RollbackScope.DB_ONLY
+EFFECTS = {
+    FULL: ["restore", "warm", "swap", "switch"],
+    APP_ONLY: ["warm", "smoke tests", "switch"],
+    DB_ONLY: ["restore", "swap"],
+}
+STEPS = [pytest.param(scope, step, id=f"{scope}, {step}") for scope, steps in EFFECTS.items() for step in steps]
+ERRORS = (
+    pytest.param(StageError("bad result"), id="bad result"),
+    pytest.param(TransientError("no answer"), id="no answer"),
+    pytest.param(OSError("disk full"), id="unforeseen"),
+    pytest.param(KeyboardInterrupt(), id="cancelled"),
+)
+
+
+@dataclass
+class World:
+    """What a rollback acts on: which commit is served, and what each database holds."""
+
+    served: str = BAD
+    databases: dict[str, str] = field(default_factory=lambda: {"shop": LIVE})
+    messages: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    calls: list[str] = field(default_factory=list[str])
+    breaks_before: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
+    breaks_after: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
+    verification: tuple[Check, ...] = ()
+
+    def act(self, stage: str, effect: Callable[[], None] = lambda: None) -> None:
+        self.calls.append(stage)
+        if error := self.breaks_before.get(stage):
+            raise error
+        effect()
+        if error := self.breaks_after.get(stage):
+            raise error
+
+    def serve(self, sha: str) -> None:
+        self.served = sha
+
+    def remove(self, name: str) -> None:
+        self.databases.pop(name, None)
+
+    def rename(self, *names: tuple[str, str]) -> None:
+        for old, new in names:
+            self.databases[new] = self.databases.pop(old)
+
+
+def release(sha: str) -> Release:
+    return Release(f"r-{sha[:4]}", sha, f"v-{sha[:1]}", "http://private.test", ReleaseState.READY, AT, AT)
+
+
+def plan_of(scope: RollbackScope) -> RollbackPlan:
+    backup = BackupManifest(
+        backup_id=BACKUP,
+        environment="production",
+        database="shop",
+        created_at=AT,
+        duration_s=1,
+        reason="before deploying",
+        triggered_by="ci",
+        active_git_sha=OLD,
+        server_version="18.0",
+        client="pg_dump 18.0",
+        lsn="0/0",
+        files={},
+        fingerprint=Fingerprint(schema_sha256="0", tables={}, migrations=()),
+        verification=Verification(state=VerificationState.VERIFIED, at=AT, restore_s=2.0, detail="equal"),
+        restore_by_hand=(),
+    )
+    loss = (TableLoss(table="public.orders", rows_now=107, rows_restored=100),)
+    return RollbackPlan(
+        scope=scope,
+        active=release(BAD),
+        target=None if scope is DB_ONLY else release(OLD),
+        smoke_tests=(),
+        backup=None if scope is APP_ONLY else backup,
+        data_loss=() if scope is APP_ONLY else loss,
+    )
+
+
+@dataclass
+class Stages:
+    """The stages of a rollback, acting on a world instead of on servers."""
+
+    world: World
+
+    def plan_rollback(self, _: Connections, request: RollbackRequest) -> RollbackPlan:
+        self.world.act("plan")
+        return plan_of(request.scope)
+
+    def ask_consent(self, connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
+        return consent_by_flag(connections, plan, request)
+
+    def restore_beside(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
+        try:
+            self.world.act("restore", lambda: self.world.databases.update({"shop_restored": SAVED}))
+        except BaseException:
+            self.world.databases.pop("shop_restored", None)
+            raise
+        return RestoredDatabase("shop_restored", backup_id, 2.0)
+
+    def drop_restored(self, _: Connections, restored: RestoredDatabase) -> None:
+        self.world.act("drop", lambda: self.world.remove(restored.name))
+
+    def warm_release(self, _: Connections, release_id: str) -> Release:
+        self.world.act("warm")
+        return release(OLD)
+
+    def smoke_release(self, _: Connections, warm: Release, smoke_tests: tuple[SmokeTest, ...]) -> None:
+        self.world.act("smoke tests")
+
+    def swap_in(self, _: Connections, restored: RestoredDatabase) -> Swap:
+        self.world.act("swap", lambda: self.world.rename(("shop", "shop_kept"), (restored.name, "shop")))
+        return Swap("shop_kept", restored)
+
+    def undo_swap(self, _: Connections, swapped: Swap) -> None:
+        self.world.act("undo swap", lambda: self.world.rename(("shop", swapped.restored.name), (swapped.kept, "shop")))
+
+    def roll_back_release(self, _: Connections, target: Release) -> Release:
+        self.world.act("switch" if target.git_sha == OLD else "switch back", lambda: self.world.serve(target.git_sha))
+        return target
+
+    def verify_rollback(self, connections: Connections, plan: RollbackPlan) -> tuple[Check, ...]:
+        self.world.act("verification")
+        return (*self._served((plan.target or plan.active).git_sha), *self.world.verification)
+
+    def probe_state(self, _: Connections, git_sha: str | None) -> tuple[Check, ...]:
+        self.world.act("probe")
+        return self._served(git_sha)
+
+    def _served(self, git_sha: str | None) -> tuple[Check, ...]:
+        outcome = Outcome.PASSED if self.world.served == git_sha else Outcome.FAILED
+        return (Check("served version", outcome, self.world.served),)
+
+    def notify(self, _: Connections, level: str, title: str, text: str) -> tuple[str, ...]:
+        self.world.act("notification", lambda: self.world.messages.append((level, title, text)))
+        return ()
+
+    def record_rollback(self, connections: Connections, report: RollbackReport) -> str:
+        self.world.act("record")
+        return record_rollback(connections, report)
+
+    def all(self) -> RollbackStages:
+        return RollbackStages(**{name: getattr(self, name) for name in RollbackStages.__dataclass_fields__})
+
+
+def request_of(scope: RollbackScope, *, yes: bool = True) -> RollbackRequest:
+    return RollbackRequest(scope, None, scope is not APP_ONLY, "SEV1: outage", yes, "mira")
+
+
+@dataclass
+class RollingBack:
+    """A world, and a way to roll back in it."""
+
+    world: World
+    connections: Connections
+
+    def run(self, scope: RollbackScope) -> tuple[RollbackReport, BaseException | None]:
+        raised: BaseException | None = None
+        try:
+            rollback(self.connections, request_of(scope), Stages(self.world).all())
+        except BaseException as error:  # noqa: BLE001 - a cancellation is one of the endings looked at
+            raised = error
+        history = self.connections.store.history()
+        assert len(history) == 1, "every rollback that was approved leaves one report"
+        report = history[0]
+        assert isinstance(report, RollbackReport)
+        return report, raised
+
+
+@pytest.fixture
+def rolling(tmp_path: Path) -> RollingBack:
+    connections = Connections(
+        settings=Settings(name="production", repository="", database="shop"),
+        repository=Repository(tmp_path),
+        database=Database("postgresql://nobody@127.0.0.1:1/shop"),
+        host=cast("ApplicationHost", None),
+        store=FolderStore(tmp_path),
+        channels=(),
+    )
+    return RollingBack(World(), connections)
+
+
+@pytest.mark.parametrize(
+    ("scope", "served", "databases"),
+    [
+        pytest.param(FULL, OLD, {"shop": SAVED, "shop_kept": LIVE}, id="full"),
+        pytest.param(APP_ONLY, OLD, {"shop": LIVE}, id="app-only"),
+        pytest.param(DB_ONLY, BAD, {"shop": SAVED, "shop_kept": LIVE}, id="db-only"),
+    ],
+)
+def test_a_rollback_takes_back_what_its_scope_says_and_no_more(
+    rolling: RollingBack, scope: RollbackScope, served: str, databases: dict[str, str]
+) -> None:
+    report, raised = rolling.run(scope)
+    assert raised is None
+    assert (rolling.world.served, rolling.world.databases) == (served, databases)
+    assert rolling.world.calls == ["plan", *EFFECTS[scope], "verification", "record", "notification"]
+    assert (report.success, report.state, report.findings) == (True, FinalState.VERIFIED, ())
+    assert (report.approved_by, report.reason) == ("mira (--yes)", "SEV1: outage")
+    assert report.kept_database == (None if scope is APP_ONLY else "shop_kept")
+    assert report.backup_id == (None if scope is APP_ONLY else BACKUP)
+    assert (report.from_git_sha, report.to_git_sha) == ((None, None) if scope is DB_ONLY else (BAD, OLD))
+    [(level, title, _)] = rolling.world.messages
+    assert (level, title) == ("warning", f"rollback {scope} on production: VERIFIED")
+
+
+@pytest.mark.parametrize("scope", RollbackScope)
+def test_without_consent_the_plan_is_shown_and_nothing_is_changed(rolling: RollingBack, scope: RollbackScope) -> None:
+    with pytest.raises(RefusedError, match=r"Nothing was changed\. Pass --yes") as caught:
+        rollback(rolling.connections, request_of(scope, yes=False), Stages(rolling.world).all())
+    assert rolling.world == World(calls=["plan"])
+    assert not rolling.connections.store.history()
+    quoted = "public.orders: 107 rows now, 100 afterwards" in str(caught.value)
+    assert quoted is (scope is not APP_ONLY)
+
+
+@pytest.mark.parametrize("error", [RefusedError("no release has the traffic"), TransientError("no answer")])
+def test_what_cannot_be_planned_changes_and_records_nothing(rolling: RollingBack, error: RunbookError) -> None:
+    rolling.world.breaks_before["plan"] = error
+    with pytest.raises(type(error)):
+        rollback(rolling.connections, request_of(FULL), Stages(rolling.world).all())
+    assert rolling.world.calls == ["plan"]
+    assert not rolling.connections.store.history()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(("scope", "step"), STEPS)
+def test_a_step_that_fails_puts_everything_back(
+    rolling: RollingBack, scope: RollbackScope, step: str, error: BaseException
+) -> None:
+    rolling.world.breaks_before[step] = error
+    report, raised = rolling.run(scope)
+    assert (rolling.world.served, rolling.world.databases["shop"]) == (BAD, LIVE)
+    assert "verification" not in rolling.world.calls
+    assert not report.success
+    assert report.kept_database is None
+    if step == "swap" and not isinstance(error, StageError):
+        # It may have happened: then the restored database is the live one, and dropping is not for a program.
+        assert report.state is FinalState.DIVERGED
+        assert any("the swap was interrupted" in finding for finding in report.findings)
+    else:
+        assert rolling.world.databases == {"shop": LIVE}
+        assert (report.state, report.findings) == (FinalState.VERIFIED, ())
+    if isinstance(error, Exception):
+        assert isinstance(raised, RollbackFailedError)
+        assert raised.exit_code == (4 if report.state is FinalState.DIVERGED else 1)
+    else:
+        assert raised is error
+    [(level, title, _)] = rolling.world.messages
+    assert (level, title) == ("error", f"rollback {scope} on production failed: {report.state}")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("scope", [FULL, APP_ONLY])
+def test_a_switch_that_fails_half_way_puts_everything_back(
+    rolling: RollingBack, scope: RollbackScope, error: BaseException
+) -> None:
+    rolling.world.breaks_after["switch"] = error
+    report, _ = rolling.run(scope)
+    assert (rolling.world.served, rolling.world.databases) == (BAD, {"shop": LIVE})
+    assert (report.success, report.state) == (False, FinalState.VERIFIED)
+    undone = [call for call in rolling.world.calls if call in {"switch back", "undo swap", "drop"}]
+    assert undone == (["switch back", "undo swap", "drop"] if scope is FULL else ["switch back"])
+
+
+@pytest.mark.parametrize("scope", [FULL, DB_ONLY])
+def test_a_swap_that_was_interrupted_after_it_happened_is_never_called_undone(
+    rolling: RollingBack, scope: RollbackScope
+) -> None:
+    rolling.world.breaks_after["swap"] = KeyboardInterrupt()
+    report, raised = rolling.run(scope)
+    assert isinstance(raised, KeyboardInterrupt)
+    assert rolling.world.databases == {"shop": SAVED, "shop_kept": LIVE}
+    assert (report.success, report.state) == (False, FinalState.DIVERGED)
+
+
+def test_an_old_application_that_fails_in_private_gets_no_traffic(rolling: RollingBack) -> None:
+    rolling.world.breaks_before["smoke tests"] = StageError("v-a fails on its private URL")
+    report, raised = rolling.run(APP_ONLY)
+    assert isinstance(raised, RollbackFailedError)
+    assert "switch" not in rolling.world.calls
+    assert (rolling.world.served, report.state) == (BAD, FinalState.VERIFIED)
+    assert report.error == "v-a fails on its private URL"
+
+
+@pytest.mark.parametrize("scope", RollbackScope)
+def test_a_verification_that_fails_after_the_last_effect_is_never_a_success(
+    rolling: RollingBack, scope: RollbackScope
+) -> None:
+    rolling.world.verification = (Check("GET /api/health", Outcome.FAILED, "answered 503"),)
+    report, raised = rolling.run(scope)
+    assert isinstance(raised, RollbackFailedError)
+    assert raised.exit_code == 4
+    assert (report.success, report.state) == (False, FinalState.DIVERGED)
+    assert report.findings == ("GET /api/health: answered 503",)
+    assert "undo swap" not in rolling.world.calls, "nothing is undone after the last effect"
+    assert report.kept_database == (None if scope is APP_ONLY else "shop_kept")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_verification_that_breaks_off_is_never_a_success(rolling: RollingBack, error: BaseException) -> None:
+    rolling.world.breaks_before["verification"] = error
+    report, raised = rolling.run(FULL)
+    assert raised is not None
+    assert (report.success, report.state) == (False, FinalState.DIVERGED)
+    assert rolling.world.served == OLD
+
+
+def test_a_verification_that_could_not_run_leaves_the_state_unverified(rolling: RollingBack) -> None:
+    rolling.world.verification = (Check("schema", Outcome.COULD_NOT_RUN, "no answer"),)
+    report, raised = rolling.run(FULL)
+    assert raised is None
+    assert (report.success, report.state) == (True, FinalState.UNVERIFIED)
+    assert report.findings == ("schema: no answer",)
+
+
+@pytest.mark.parametrize("undo", ["switch back", "undo swap", "drop"])
+@pytest.mark.parametrize(
+    "undo_error",
+    [
+        pytest.param(StageError("stuck"), id="bad result"),
+        pytest.param(OSError("stuck"), id="unforeseen"),
+        pytest.param(KeyboardInterrupt("stuck"), id="cancelled again"),
+    ],
+)
+def test_an_undo_that_fails_leaves_the_state_diverged(
+    rolling: RollingBack, undo: str, undo_error: BaseException
+) -> None:
+    rolling.world.breaks_after["switch"] = StageError("bad result")
+    rolling.world.breaks_before[undo] = undo_error
+    report, raised = rolling.run(FULL)
+    assert isinstance(raised, RollbackFailedError)
+    assert raised.exit_code == 4
+    assert (report.state, report.error, report.findings) == (FinalState.DIVERGED, "bad result", ("undo failed: stuck",))
+    assert "undo failed: stuck" in str(raised)
+    assert "undo failed: stuck" in rolling.world.messages[0][2]
+    # The report names the database that was replaced for as long as it is the replaced one.
+    assert report.kept_database == (None if undo == "drop" else "shop_kept")
+
+
+def test_an_undo_after_which_another_commit_is_served_leaves_the_state_diverged(rolling: RollingBack) -> None:
+    rolling.world.served = "c" * 40
+    rolling.world.breaks_before["warm"] = StageError("does not start")
+    report, raised = rolling.run(APP_ONLY)
+    assert isinstance(raised, RollbackFailedError)
+    assert (raised.exit_code, report.findings) == (4, (f"served version: {'c' * 40}",))
+
+
+def test_a_probe_that_cannot_run_after_an_undo_hides_no_failure(rolling: RollingBack) -> None:
+    rolling.world.breaks_before |= {"warm": StageError("does not start"), "probe": TransientError("no answer")}
+    report, _ = rolling.run(APP_ONLY)
+    assert (report.error, report.state) == ("does not start", FinalState.UNVERIFIED)
+
+
+@pytest.mark.parametrize("stage", ["record", "notification"])
+@pytest.mark.parametrize("error", [None, StageError("does not start")], ids=["success", "failure"])
+def test_a_report_that_cannot_be_kept_or_sent_changes_nothing_about_the_run(
+    rolling: RollingBack, stage: str, error: StageError | None
+) -> None:
+    rolling.world.breaks_before[stage] = OSError("disk full")
+    if error:
+        rolling.world.breaks_before["warm"] = error
+    try:
+        report = rollback(rolling.connections, request_of(FULL), Stages(rolling.world).all())
+    except RollbackFailedError as failed:
+        report = failed.report
+    assert report.error == (str(error) if error else None)
+    assert report.state is FinalState.VERIFIED
+    assert rolling.world.served == (BAD if error else OLD)
+    if stage == "record":
+        assert "the report could not be kept: disk full" in report.findings

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from runbook.clients.embedded_postgres import EmbeddedPostgres
+from runbook.clients.folder_store import FolderStore
+from runbook.clients.git import Repository
+from runbook.clients.postgres import Database
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError, RejectedError, TransientError
+from runbook.rules.checklist import Check, Outcome
+from runbook.settings import TestCommand
+from runbook.stages.checklist import Checklist, ChecklistFailedError, plan_release, run_checklist
+from tests.fakes.application_host import MemoryHost
+from tests.runbook.helpers import commit, execute
+
+CRITICAL = {"DATABASE_URL": 40, "NEXTAUTH_SECRET": 32, "NEXTAUTH_URL": 20, "JWT_SECRET": 32}
+OPTIONAL = {"ANTHROPIC_API_KEY": 40, "OPENAI_API_KEY": 40, "SLACK_WEBHOOK_URL": 60}
+SMOKE = '[[request]]\nname = "home"\npath = "/"\n'
+
+
+@dataclass
+class Shop:
+    """An environment in which the checklist passes, with all that a test may want to break."""
+
+    connections: Connections
+    host: MemoryHost
+
+    def commit(self, files: Mapping[str, str | None], message: str = "feat: change files") -> str:
+        path = self.connections.repository.path
+        for name in [name for name, text in files.items() if text is None]:
+            (path / name).unlink()
+        return commit(path, {name: text for name, text in files.items() if text is not None}, message)
+
+    def change(self, **settings: object) -> None:
+        changed = self.connections.settings.model_copy(update=settings)
+        self.connections = replace(self.connections, settings=changed)
+
+    def ask(self, *, strict: bool = False) -> Checklist:
+        return run_checklist(self.connections, "main", strict=strict)
+
+    def answer(self, name: str, *, strict: bool = False) -> Check:
+        [check] = [check for check in self.ask(strict=strict).checks if check.name == name]
+        return check
+
+    def refuses(self) -> str:
+        """Return what the deploy is refused with, after making sure that asking changed nothing."""
+        with pytest.raises(ChecklistFailedError) as caught:
+            plan_release(self.connections, "main")
+        assert caught.value.exit_code == 3
+        assert "nothing was changed" in str(caught.value)
+        assert len(self.host.known) == 1, "nothing was staged"
+        assert not self.connections.store.manifests()
+        assert not self.connections.store.history()
+        return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: EmbeddedPostgres) -> Database:
+    execute(postgres.url(), "CREATE DATABASE checklist")
+    return Database(postgres.url("checklist"))
+
+
+@pytest.fixture
+def database(shared: Database) -> Database:
+    """The same database for every test of this file, emptied: nothing here makes another one beside it."""
+    execute(shared.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return shared
+
+
+@pytest.fixture
+def shop(connections: Connections) -> Shop:
+    host = cast("MemoryHost", connections.host)
+    host.variables = {**CRITICAL, **OPTIONAL}
+    found = Shop(connections, host)
+    found.change(tests=(TestCommand(name="unit tests", argv=("true",)),))
+    found.commit({"smoke.toml": SMOKE})
+    return found
+
+
+def test_a_release_in_order_gets_a_plan(shop: Shop) -> None:
+    sha = shop.commit({"migrations/0001_create.sql": "CREATE TABLE orders (id int);\n"})
+    answers = shop.ask(strict=True)
+    assert {check.outcome for check in answers.checks} == {Outcome.PASSED}
+    plan, warnings = plan_release(shop.connections, "main")
+    assert (plan.git_sha, plan.pending, warnings) == (sha, ("0001_create",), ())
+    assert plan.scripts == {"migrations/0001_create.sql": "CREATE TABLE orders (id int);\n"}
+    assert [test.name for test in plan.smoke_tests] == ["home"]
+    active = shop.host.active()
+    assert active is not None
+    assert plan.previous_git_sha == active.git_sha
+
+
+@pytest.mark.parametrize("git_ref", ["no-such-branch", "--upload-pack=x", "main~1", "", "a b", "0" * 40])
+def test_a_commit_that_is_not_known_is_refused(shop: Shop, git_ref: str) -> None:
+    with pytest.raises(InvalidInputError, match="git_ref"):
+        plan_release(shop.connections, git_ref)
+
+
+def test_uncommitted_changes_are_named(shop: Shop) -> None:
+    (shop.connections.repository.path / "smoke.toml").write_text("", encoding="utf-8")
+    assert "smoke.toml" in shop.refuses()
+    assert shop.answer("working tree").outcome is Outcome.FAILED
+
+
+def test_a_database_that_does_not_answer_could_not_be_checked(shop: Shop) -> None:
+    shop.connections = replace(shop.connections, database=Database("postgresql://me:hunter2@127.0.0.1:1/shop"))
+    message = shop.refuses()
+    assert "database shop at 127.0.0.1:1 does not answer" in message
+    assert "hunter2" not in message
+    assert shop.answer("database").outcome is Outcome.COULD_NOT_RUN
+
+
+def test_a_store_that_cannot_be_written_to_is_refused(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    shop.connections = replace(shop.connections, store=FolderStore(tmp_path / "a file"))
+    assert f"the backup store {tmp_path / 'a file'}" in shop.refuses()
+    assert shop.answer("backup store").outcome is Outcome.FAILED
+
+
+def broken(error: Exception) -> Callable[..., object]:
+    def fail(*_: object) -> object:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("check", "application host"), ("variable_lengths", "environment variables"), ("active", "migrations")],
+)
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        pytest.param(TransientError("the host is down"), Outcome.COULD_NOT_RUN, id="no answer"),
+        pytest.param(RejectedError("the host says no"), Outcome.FAILED, id="rejected"),
+    ],
+)
+def test_a_host_that_does_not_help_is_refused_in_its_own_words(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, method: str, name: str, error: Exception, outcome: Outcome
+) -> None:
+    monkeypatch.setattr(shop.host, method, broken(error))
+    assert str(error) in shop.refuses()
+    assert shop.answer(name).outcome is outcome
+
+
+def test_a_history_that_cannot_be_read_is_refused(shop: Shop) -> None:
+    execute(shop.connections.database.url, "CREATE TABLE schema_migrations (version text)")
+    assert 'column "migration_name" does not exist' in shop.refuses()
+    assert shop.answer("migrations").outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("smoke", "said"),
+    [
+        pytest.param(None, "a release without smoke tests is unproven", id="missing"),
+        pytest.param("request = ", "valid TOML", id="not TOML"),
+        pytest.param('[[request]]\nname = "x"\npath = "http://other"\n', "request.0.path", id="bad field"),
+        pytest.param("", "request", id="empty"),
+    ],
+)
+def test_a_release_without_usable_smoke_tests_is_refused(shop: Shop, smoke: str | None, said: str) -> None:
+    shop.commit({"smoke.toml": smoke})
+    assert said in shop.refuses()
+    assert shop.answer("smoke tests").outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("name", CRITICAL)
+def test_a_missing_critical_variable_is_named(shop: Shop, name: str) -> None:
+    del shop.host.variables[name]
+    message = shop.refuses()
+    assert f"Set {name}" in message
+    assert [other for other in CRITICAL if other in message] == [name]
+
+
+def test_a_short_secret_is_refused_without_showing_it(shop: Shop) -> None:
+    shop.host.variables["NEXTAUTH_SECRET"] = 31
+    assert "31 characters, at least 32 are needed" in shop.refuses()
+
+
+@pytest.mark.parametrize(
+    "migrations",
+    [
+        pytest.param({"migrations/0001_a.sql": "-- nothing\n"}, id="without a statement"),
+        pytest.param({"migrations/0001_a.sql": "SELECT 'open\n"}, id="not SQL"),
+        pytest.param({"migrations/0001_a.sql": "SELECT 1;", "migrations/0001_b.sql": "SELECT 1;"}, id="same version"),
+        pytest.param({"migrations/create.sql": "SELECT 1;"}, id="without a version"),
+    ],
+)
+def test_migrations_that_cannot_be_planned_are_refused(shop: Shop, migrations: dict[str, str]) -> None:
+    shop.commit(migrations)
+    assert "migrations" in shop.refuses()
+    assert shop.answer("migrations").outcome is Outcome.FAILED
+
+
+def without_an_optional_variable(shop: Shop) -> None:
+    del shop.host.variables["SLACK_WEBHOOK_URL"]
+
+
+def without_a_test_suite(shop: Shop) -> None:
+    shop.change(tests=())
+
+
+def with_a_breaking_change(shop: Shop) -> None:
+    shop.commit({"api.txt": "v2"}, "feat!: drop the old API")
+
+
+def with_a_destructive_migration(shop: Shop) -> None:
+    shop.commit({"migrations/0001_drop.sql": "CREATE TABLE a (b int, c int);\nALTER TABLE a DROP COLUMN b;\n"})
+
+
+def with_a_migration_nobody_knows(shop: Shop) -> None:
+    execute(
+        shop.connections.database.url,
+        "CREATE TABLE schema_migrations (migration_name text, status text)",
+        "INSERT INTO schema_migrations VALUES ('0007_of_a_branch', 'completed')",
+    )
+
+
+def with_a_running_commit_that_is_gone(shop: Shop) -> None:
+    shop.host.promote(shop.host.stage("d" * 40, "gone").release_id)
+    shop.host.known.pop("r1")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "name", "said"),
+    [
+        (without_an_optional_variable, "SLACK_WEBHOOK_URL", "Notifications: not set"),
+        (without_a_test_suite, "test suite", "no command is configured"),
+        (with_a_breaking_change, "breaking changes", "feat!: drop the old API"),
+        (with_a_destructive_migration, "destructive change", "migrations/0001_drop.sql:2"),
+        (with_a_migration_nobody_knows, "migration history", "0007_of_a_branch"),
+        (with_a_running_commit_that_is_gone, "breaking changes", "not known"),
+    ],
+)
+def test_a_warning_lets_a_deploy_pass_unless_it_is_strict(
+    shop: Shop, prepare: Callable[[Shop], None], name: str, said: str
+) -> None:
+    prepare(shop)
+    check = shop.answer(name)
+    assert check.outcome is Outcome.WARNING
+    assert said in check.detail
+    assert [refusal.name for refusal in shop.ask(strict=True).refusals] == [name]
+    assert not shop.ask().refusals
+    _, warnings = plan_release(shop.connections, "main")
+    assert any(said in warning for warning in warnings)
+    shop.change(strict=True)
+    assert said in shop.refuses()
+
+
+def test_everything_that_is_wrong_is_said_at_once(shop: Shop) -> None:
+    shop.commit({"smoke.toml": None})
+    (shop.connections.repository.path / "README.md").write_text("changed", encoding="utf-8")
+    shop.connections = replace(shop.connections, database=Database("postgresql://127.0.0.1:1/shop"))
+    message = shop.refuses()
+    assert all(said in message for said in ("README.md", "does not answer", "smoke"))
+
+
+def test_a_commit_is_planned_from_its_own_files(shop: Shop) -> None:
+    first = shop.commit({"migrations/0001_a.sql": "SELECT 1;"})
+    shop.commit({"migrations/0002_b.sql": "SELECT 1;"})
+    plan, _ = plan_release(shop.connections, first)
+    assert plan.pending == ("0001_a",)
+
+
+def test_a_folder_that_is_no_repository_is_said_to_be_none(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shop.connections = replace(shop.connections, repository=Repository(tmp_path / "empty"))
+    with pytest.raises(RejectedError, match="not a git repository"):
+        plan_release(shop.connections, "main")

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+
+from runbook.clients.embedded_postgres import EmbeddedPostgres
+from runbook.clients.fingerprint import fingerprint
+from runbook.clients.postgres import Database
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError, RefusedError
+from runbook.manifest import BackupManifest, Fingerprint, Verification, VerificationState
+from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.rules.identifiers import new_backup_id
+from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
+from tests.fakes.application_host import MemoryHost
+from tests.runbook.helpers import commit, execute
+
+FULL, APP_ONLY, DB_ONLY = RollbackScope.FULL, RollbackScope.APP_ONLY, RollbackScope.DB_ONLY
+VERIFIED, UNVERIFIED, FAILED = VerificationState.VERIFIED, VerificationState.UNVERIFIED, VerificationState.FAILED
+START = datetime(2025, 1, 4, 12, tzinfo=UTC)
+EMPTY = Fingerprint(schema_sha256="0", tables={}, migrations=())
+
+
+@dataclass
+class Shop:
+    """An environment with a past: each deploy makes a commit, a backup before it, a release and a report."""
+
+    connections: Connections
+    host: MemoryHost
+    minutes: int = 0
+    shas: dict[str, str] = field(default_factory=dict[str, str])
+
+    def now(self) -> datetime:
+        self.minutes += 1
+        return START + timedelta(minutes=self.minutes)
+
+    def commit(self, version: str, migration: str | None = None) -> str:
+        files = {"version.txt": version, "smoke.toml": f'[[request]]\nname = "{version}"\npath = "/"\n'}
+        if migration:
+            files[f"migrations/{migration}.sql"] = "SELECT 1;"
+        self.shas[version] = commit(self.connections.repository.path, files, version)
+        return self.shas[version]
+
+    def back_up(
+        self, state: VerificationState = VERIFIED, *, migrations: tuple[str, ...] = (), found: Fingerprint = EMPTY
+    ) -> str:
+        at = self.now()
+        active = self.host.active()
+        backup_id = new_backup_id(at)
+        self.connections.store.reserve(backup_id)
+        manifest = BackupManifest(
+            backup_id=backup_id,
+            environment="test",
+            database="shop",
+            created_at=at,
+            duration_s=1,
+            reason="test",
+            triggered_by="test",
+            active_git_sha=active.git_sha if active else None,
+            server_version="18.0",
+            client="pg_dump 18.0",
+            lsn="0/0",
+            files={},
+            fingerprint=found.model_copy(update={"migrations": migrations}),
+            verification=Verification(state=state, at=at, restore_s=2.5, detail="as the test says"),
+            restore_by_hand=(),
+        )
+        self.connections.store.publish(manifest)
+        return backup_id
+
+    def deploy(
+        self,
+        version: str,
+        state: FinalState = FinalState.VERIFIED,
+        *,
+        success: bool = True,
+        migration: str | None = None,
+    ) -> str:
+        """Deploy a version, a new one or one known already; return the id of the backup made before it."""
+        sha = self.shas.get(version) or self.commit(version, migration)
+        backup_id = self.back_up()
+        release = self.host.stage(sha, version)
+        if success:
+            self.host.promote(release.release_id)
+        report = DeployReport(
+            environment="test",
+            timestamp=self.now(),
+            git_ref=version,
+            git_sha=sha,
+            version=version,
+            release_id=release.release_id,
+            backup_id=backup_id,
+            reason="test",
+            triggered_by="test",
+            duration=1,
+            success=success,
+            state=state,
+            steps=(),
+        )
+        self.connections.store.write_deploy(report)
+        return backup_id
+
+    def rolled_back(self, bad: str, to: str, *, success: bool = True) -> None:
+        """Write down that a rollback took the traffic from one version and gave it to another."""
+        if success:
+            [release] = [release for release in self.host.releases() if release.version == to]
+            self.host.promote(release.release_id)
+        report = RollbackReport(
+            environment="test",
+            timestamp=self.now(),
+            scope=APP_ONLY,
+            reason="test",
+            triggered_by="test",
+            from_git_sha=self.shas[bad],
+            to_git_sha=self.shas[to],
+            duration=1,
+            success=success,
+            state=FinalState.VERIFIED,
+            steps=(),
+        )
+        self.connections.store.write_rollback(report)
+
+    def plan(self, scope: RollbackScope, backup_id: str | None = None, *, latest: bool = False) -> RollbackPlan:
+        request = RollbackRequest(scope, backup_id, latest, "SEV1", yes=True, triggered_by="mira")
+        return plan_rollback(self.connections, request)
+
+    def target(self, scope: RollbackScope = APP_ONLY, backup_id: str | None = None, *, latest: bool = False) -> str:
+        plan = self.plan(scope, backup_id, latest=latest)
+        assert plan.target is not None
+        return plan.target.version
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: EmbeddedPostgres) -> Database:
+    execute(postgres.url(), "CREATE DATABASE rollback_plan")
+    return Database(postgres.url("rollback_plan"))
+
+
+@pytest.fixture
+def database(shared: Database) -> Database:
+    """The same database for every test of this file, emptied: nothing here makes another one beside it."""
+    execute(shared.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return shared
+
+
+@pytest.fixture
+def shop(connections: Connections) -> Shop:
+    host = cast("MemoryHost", connections.host)
+    host.known.clear()
+    host.active_id = None
+    connections.store.check()
+    return Shop(connections, host)
+
+
+def test_the_application_goes_back_to_the_last_verified_release(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2", FinalState.UNVERIFIED)
+    shop.deploy("v3", success=False)
+    shop.deploy("v4")
+    plan = shop.plan(APP_ONLY)
+    assert plan.target is not None
+    assert (plan.active.version, plan.target.version) == ("v4", "v1")
+    assert (plan.backup, plan.data_loss) == (None, ())
+    assert [test.name for test in plan.smoke_tests] == ["v1"], "the target's own smoke tests"
+
+
+def test_a_release_that_was_rolled_back_is_not_gone_back_to(shop: Shop) -> None:
+    for version in ("v1", "v2", "v3"):
+        shop.deploy(version)
+    shop.rolled_back("v3", to="v2")
+    shop.deploy("v4")
+    assert shop.target() == "v2"
+
+
+def test_a_rollback_that_failed_marks_no_release_bad(shop: Shop) -> None:
+    for version in ("v1", "v2"):
+        shop.deploy(version)
+    shop.rolled_back("v2", to="v1", success=False)
+    shop.deploy("v3")
+    assert shop.target() == "v2"
+
+
+def test_a_release_that_was_deployed_again_and_verified_is_no_longer_bad(shop: Shop) -> None:
+    for version in ("v1", "v2"):
+        shop.deploy(version)
+    shop.rolled_back("v2", to="v1")
+    shop.deploy("v2")
+    before = shop.deploy("v3")
+    assert shop.target() == "v2"
+    assert shop.target(FULL, before) == "v2"
+
+
+def test_a_release_that_was_deployed_again_and_not_verified_stays_bad(shop: Shop) -> None:
+    for version in ("v1", "v2"):
+        shop.deploy(version)
+    shop.rolled_back("v2", to="v1")
+    shop.deploy("v2", FinalState.UNVERIFIED)
+    shop.deploy("v3")
+    assert shop.target() == "v1"
+
+
+def test_a_first_release_has_nothing_to_go_back_to(shop: Shop) -> None:
+    shop.deploy("v1")
+    with pytest.raises(RefusedError, match="it is the first one recorded"):
+        shop.plan(APP_ONLY)
+
+
+def test_a_full_rollback_goes_back_to_the_release_of_the_backup(shop: Shop) -> None:
+    shop.deploy("v1")
+    of_v1 = shop.deploy("v2")
+    of_v2 = shop.deploy("v3")
+    assert shop.target(FULL, of_v2) == "v2"
+    assert shop.target(FULL, of_v1) == "v1"
+    assert shop.target(FULL, latest=True) == "v2"
+    plan = shop.plan(FULL, of_v1)
+    assert plan.backup is not None
+    assert plan.backup.backup_id == of_v1
+    assert [test.name for test in plan.smoke_tests] == ["v1"]
+
+
+def test_a_full_rollback_skips_backups_of_the_bad_release_and_unproven_ones(shop: Shop) -> None:
+    shop.deploy("v1")
+    before = shop.deploy("v2")
+    shop.host.roll_back("r1")
+    shop.back_up(UNVERIFIED)
+    shop.back_up(FAILED)
+    shop.host.promote("r2")
+    shop.back_up()
+    backup = shop.plan(FULL, latest=True).backup
+    assert backup is not None
+    assert backup.backup_id == before
+
+
+def test_the_database_alone_goes_back_to_the_newest_proven_backup(shop: Shop) -> None:
+    shop.deploy("v1")
+    newest = shop.back_up()
+    shop.back_up(UNVERIFIED)
+    plan = shop.plan(DB_ONLY, latest=True)
+    assert plan.backup is not None
+    assert plan.backup.backup_id == newest
+    assert plan.target is None
+    assert [test.name for test in plan.smoke_tests] == ["v1"]
+
+
+@pytest.mark.parametrize("scope", [FULL, DB_ONLY])
+def test_without_a_proven_backup_there_is_nothing_to_restore(shop: Shop, scope: RollbackScope) -> None:
+    shop.commit("v1")
+    shop.host.promote(shop.host.stage(shop.shas["v1"], "v1").release_id)
+    shop.back_up(UNVERIFIED)
+    with pytest.raises(RefusedError, match="no verified backup to go back to"):
+        shop.plan(scope, latest=True)
+
+
+@pytest.mark.parametrize("state", [UNVERIFIED, FAILED])
+@pytest.mark.parametrize("scope", [FULL, DB_ONLY])
+def test_a_backup_that_is_not_proven_is_refused_by_name(
+    shop: Shop, scope: RollbackScope, state: VerificationState
+) -> None:
+    shop.deploy("v1")
+    backup_id = shop.back_up(state)
+    with pytest.raises(RefusedError, match=f"{backup_id} is {state}: as the test says"):
+        shop.plan(scope, backup_id)
+
+
+def test_a_full_rollback_with_a_backup_of_the_running_release_is_refused(shop: Shop) -> None:
+    shop.deploy("v1")
+    backup_id = shop.back_up()
+    with pytest.raises(RefusedError, match=r"made while v1 was active already.*or the scope db-only"):
+        shop.plan(FULL, backup_id)
+
+
+@pytest.mark.parametrize("state", [FinalState.UNVERIFIED, FinalState.DIVERGED])
+def test_a_full_rollback_to_a_release_nobody_verified_is_refused(shop: Shop, state: FinalState) -> None:
+    shop.deploy("v1", state)
+    backup_id = shop.deploy("v2")
+    with pytest.raises(RefusedError, match="not recorded as VERIFIED"):
+        shop.plan(FULL, backup_id)
+
+
+def test_a_full_rollback_to_before_the_first_release_is_refused(shop: Shop) -> None:
+    backup_id = shop.deploy("v1")
+    with pytest.raises(RefusedError, match="no release was active when"):
+        shop.plan(FULL, backup_id)
+
+
+def test_a_backup_without_a_migration_that_the_release_needs_is_refused(shop: Shop) -> None:
+    shop.deploy("v1")
+    before = shop.deploy("v2", migration="0001_add_channel")
+    with pytest.raises(RefusedError, match=r"v2 cannot use the schema of .*: it was made before 0001_add_channel"):
+        shop.plan(DB_ONLY, before)
+    assert shop.target(FULL, before) == "v1"
+    after = shop.back_up(migrations=("0001_add_channel",))
+    assert shop.plan(DB_ONLY, after).backup is not None
+
+
+@pytest.mark.parametrize(
+    ("scope", "backup_id", "latest", "said"),
+    [
+        pytest.param(APP_ONLY, "backup_20250104_120000", False, "Leave it out, or choose", id="app-only, a backup"),
+        pytest.param(FULL, "backup_20250104_120000", True, "Leave one of them out", id="full, both"),
+        pytest.param(DB_ONLY, "backup_20250104_120000", True, "Leave one of them out", id="db-only, both"),
+        pytest.param(FULL, None, False, "Add --latest or --backup-id", id="full, neither"),
+        pytest.param(DB_ONLY, None, False, "Add --latest or --backup-id", id="db-only, neither"),
+        pytest.param(FULL, "../../etc/passwd", False, "backup_YYYYMMDD_HHMMSS", id="a path"),
+        pytest.param(DB_ONLY, "backup_20251304_120000", False, "backup_YYYYMMDD_HHMMSS", id="month 13"),
+        pytest.param(
+            FULL, "backup_20010101_000000", False, "a backup in the store, newest first: backup_", id="unknown"
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_what_to_do(
+    shop: Shop, scope: RollbackScope, backup_id: str | None, latest: bool, said: str
+) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2")
+    with pytest.raises(InvalidInputError) as caught:
+        shop.plan(scope, backup_id, latest=latest)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("scope", RollbackScope)
+def test_without_a_release_there_is_nothing_to_roll_back(shop: Shop, scope: RollbackScope) -> None:
+    with pytest.raises(RefusedError, match="no release has the traffic"):
+        shop.plan(scope, latest=scope is not APP_ONLY)
+
+
+def test_a_target_without_smoke_tests_is_refused_in_words(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2")
+    settings = shop.connections.settings.model_copy(update={"smoke_file": "other.toml"})
+    shop.connections = replace(shop.connections, settings=settings)
+    with pytest.raises(InvalidInputError, match=f"other.toml.*a file of commit {shop.shas['v1'][:12]}"):
+        shop.plan(APP_ONLY)
+
+
+def test_the_plan_says_what_would_be_lost_in_rows(shop: Shop) -> None:
+    shop.deploy("v1")
+    database = shop.connections.database
+    execute(database.url, "CREATE TABLE orders (id int)", "CREATE TABLE settings (id int)")
+    execute(database.url, "INSERT INTO orders SELECT generate_series(1, 100)")
+    backup_id = shop.back_up(found=fingerprint(database, "schema_migrations"))
+    assert "no table differs from the backup now" in shop.plan(DB_ONLY, backup_id).render()
+    execute(database.url, "INSERT INTO orders SELECT generate_series(101, 107)")
+    plan = shop.plan(DB_ONLY, backup_id)
+    assert plan.data_loss == (TableLoss(table="public.orders", rows_now=107, rows_restored=100),)
+    shown = plan.render()
+    assert "public.orders: 107 rows now, 100 afterwards" in shown
+    assert "All data written since that backup is lost" in shown
+    assert "last restore took 2.5 s" in shown
+    assert "Application" not in shown
+
+
+def test_the_plan_for_the_application_alone_promises_no_loss(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2")
+    shown = shop.plan(APP_ONLY).render()
+    assert "back to v1" in shown
+    assert "lost" not in shown
