@@ -1,7 +1,7 @@
 """The command line: `runbook <command>`. Command names and options are those of the runbook's `npm run` scripts.
 
 `runbook deploy:checklist -- --environment=production` works with and without the `--` that npm wants.
-Exit codes: 0 done, 1 failed and undone, 2 wrong usage, 3 refused and nothing changed, 4 diverged.
+Exit codes: 0 done; 1 the run failed or refused, its log says which; 2 wrong usage; 3 refused before a run was started.
 """
 
 from __future__ import annotations

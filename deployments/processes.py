@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +61,14 @@ class Service:
         """Stop the program and everything it started; no error when it does not run."""
         process = self.process()
         if process is not None:
-            family = [process, *process.children(recursive=True)]
-            process.terminate()
-            _, alive = psutil.wait_procs(family, timeout=_STOP_WITHIN_S)
-            for survivor in alive:
-                survivor.kill()
-            psutil.wait_procs(alive, timeout=_STOP_WITHIN_S)
+            family = [process]
+            with suppress(psutil.NoSuchProcess):
+                family += process.children(recursive=True)
+            for end in (psutil.Process.terminate, psutil.Process.kill):
+                for member in family:
+                    with suppress(psutil.NoSuchProcess):
+                        end(member)
+                _, family = psutil.wait_procs(family, timeout=_STOP_WITHIN_S)
         self._note.unlink(missing_ok=True)
 
     @property

@@ -21,6 +21,7 @@ STAGES = procedure.DeployStages(
     apply_migrations=migration.apply_migrations,
     undo_migrations=migration.undo_migrations,
     restore_beside=restore.restore_beside,
+    quote_loss=restore.quote_loss,
     swap_in=restore.swap_in,
     # Stage 5: Application Deployment
     stage_release=application.stage_release,

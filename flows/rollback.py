@@ -22,6 +22,7 @@ STAGES = procedure.RollbackStages(
     undo_swap=restore.undo_swap,
     roll_back_release=application.roll_back_release,
     verify_rollback=health.verify_rollback,
+    probe_state=health.probe_state,
     notify=notification.notify,
     record_rollback=record.record_rollback,
 )

@@ -15,7 +15,8 @@ from tasks.retries import stage_task
 
 @stage_task("Record")
 def record_deploy(connections: Connections, report: DeployReport) -> str:
-    """See `runbook.stages.record.record_deploy`; leaves the deploy summary as an artifact."""
+    """See `runbook.stages.record.record_deploy`; then leaves the deploy summary as an artifact."""
+    where = record.record_deploy(connections, report)
     lines = [
         f"# {report.version}: {'released' if report.success else 'not released'}, {report.state}",
         f"- commit `{report.git_sha}`, before it `{report.previous_git_sha or 'none'}`",
@@ -32,12 +33,13 @@ def record_deploy(connections: Connections, report: DeployReport) -> str:
         markdown="\n".join(lines),
         description=f"Deploy of {report.version} to {report.environment}: {report.state}",
     )
-    return record.record_deploy(connections, report)
+    return where
 
 
 @stage_task("Record")
 def record_rollback(connections: Connections, report: RollbackReport) -> str:
-    """See `runbook.stages.record.record_rollback`; leaves the rollback report as an artifact."""
+    """See `runbook.stages.record.record_rollback`; then leaves the rollback report as an artifact."""
+    where = record.record_rollback(connections, report)
     lines = [
         f"# Rollback {report.scope}: {'done' if report.success else 'failed'}, {report.state}",
         f"- application: {report.to_version or 'unchanged'}",
@@ -55,7 +57,7 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
         markdown="\n".join(lines),
         description=f"Rollback {report.scope} of {report.environment}: {report.state}",
     )
-    return record.record_rollback(connections, report)
+    return where
 
 
 def triggered_by_run() -> str:

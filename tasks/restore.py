@@ -6,6 +6,7 @@ from runbook.stages import restore
 from tasks.retries import stage_task
 
 restore_beside = stage_task("Database: Restore Beside", retries=2)(restore.restore_beside)
+quote_loss = stage_task("Quote Loss", retries=2)(restore.quote_loss)
 swap_in = stage_task("Database: Swap")(restore.swap_in)
 undo_swap = stage_task("Undo: Swap")(restore.undo_swap)
 drop_restored = stage_task("Undo: Drop Restored")(restore.drop_restored)

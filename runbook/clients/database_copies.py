@@ -134,7 +134,10 @@ def swap(database: Database, fresh: str, old: str) -> None:
         # Also when the run is cancelled here; harmless when the names have changed already.
         with database.connect(MAINTENANCE_DATABASE) as connection:
             _allow_connections(connection, live, allowed=True)
+            swapped = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [fresh]).fetchone() is None
         if isinstance(error, ServiceError):
+            if swapped:  # only the server's answer to the commit was lost
+                return
             message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
             raise StageError(message) from error
         raise

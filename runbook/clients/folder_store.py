@@ -130,12 +130,15 @@ class FolderStore:
         return self._write_report("rollback", report)
 
     def history(self) -> Sequence[DeployReport | RollbackReport]:
-        """See `BackupStore.history`."""
-        deploys: list[DeployReport | RollbackReport] = [
-            _read(path, DeployReport) for path in self.logs.glob("deploy_*.json")
-        ]
-        rollbacks = [_read(path, RollbackReport) for path in self.logs.glob("rollback_*.json")]
-        return sorted([*deploys, *rollbacks], key=lambda report: report.timestamp)
+        """See `BackupStore.history`; a report that cannot be read is left out, so that the others stay usable."""
+        reports: list[DeployReport | RollbackReport] = []
+        for kind, model in (("deploy", DeployReport), ("rollback", RollbackReport)):
+            for path in self.logs.glob(f"{kind}_*.json"):
+                try:
+                    reports.append(_read(path, model))
+                except RejectedError as error:
+                    _log.warning("left out of the history: %s", error)
+        return sorted(reports, key=lambda report: report.timestamp)
 
     def _write_report(self, kind: str, report: DeployReport | RollbackReport) -> str:
         path = self.logs / f"{kind}_{report.timestamp:%Y%m%d_%H%M%S_%f}.json"

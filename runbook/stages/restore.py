@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from runbook.clients.database_copies import carry_properties, create_beside, drop, swap, swap_back
 from runbook.clients.fingerprint import fingerprint
 from runbook.connections import Connections
-from runbook.errors import StageError
+from runbook.errors import RefusedError, StageError
 from runbook.reports import TableLoss
 
 _log = logging.getLogger(__name__)
@@ -44,10 +44,13 @@ def restore_beside(connections: Connections, backup_id: str, *, purpose: str) ->
 
     Raises:
         InvalidInputError: the backup id is malformed or unknown.
+        RefusedError: the backup is of another environment.
         RejectedError: a file of the backup is missing or changed.
         StageError: it cannot be restored, or what came back is not what the manifest says.
     """
     manifest = connections.store.manifest(backup_id)
+    if manifest.environment != connections.settings.name:
+        raise RefusedError(f"{backup_id} is of environment {manifest.environment}, not of {connections.settings.name}")
     folder = connections.store.files(manifest)
     database = connections.database
     name = database.beside(purpose)

@@ -49,9 +49,9 @@ def start_demo(folder: Path) -> subprocess.Popen[str]:
 def left_running(folder: Path) -> list[str]:
     """Processes that have the demo's folder in their arguments or as their place, itself excepted."""
     found: list[str] = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter():
         try:
-            words = [*(process.info["cmdline"] or []), process.cwd()]
+            words = [*process.cmdline(), process.cwd()]
         except psutil.Error:
             continue
         if any(str(folder) in word for word in words):

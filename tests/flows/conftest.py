@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -66,7 +67,7 @@ class Platform:
             text=True,
         )
 
-    def api(self, path: str, body: dict[str, object]) -> list[dict[str, object]]:
+    def api(self, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
         """Ask the Prefect server."""
         response = httpx.post(f"{self.local.ui_url}/api/{path}", json=body, timeout=30, trust_env=False)
         response.raise_for_status()

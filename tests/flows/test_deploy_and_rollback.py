@@ -47,7 +47,7 @@ def released(platform: Platform) -> Platform:
 
 
 BAD_INPUT = {
-    "unknown environment": ("deploy", {"environment": "prodction", "git_ref": "v2"}, "environment: 'prodction'"),
+    "unknown environment": ("deploy", {"environment": "atlantis", "git_ref": "v2"}, "environment: 'atlantis'"),
     "malformed environment": ("deploy", {"environment": "../local", "git_ref": "v2"}, "environment: '../local'"),
     "unknown git ref": ("deploy", {"git_ref": "v99"}, "newest tags"),
     "git ref that is an option": ("deploy", {"git_ref": "--upload-pack=touch x"}, "git_ref"),
