@@ -15,6 +15,7 @@ from runbook.stages.rollback import RollbackPlan, RollbackRequest
 from tasks.retries import stage_task
 
 _CONSENT_WITHIN_S = 900
+_LOOK_EVERY_S = 1
 
 
 class RollbackConsent(RunInput):
@@ -48,7 +49,7 @@ def ask_consent(connections: Connections, plan: RollbackPlan, request: RollbackR
         return f"{request.triggered_by} (yes)"
     name = connections.settings.name
     try:
-        answer = pause_flow_run(wait_for_input=RollbackConsent, timeout=_CONSENT_WITHIN_S)
+        answer = pause_flow_run(wait_for_input=RollbackConsent, timeout=_CONSENT_WITHIN_S, poll_interval=_LOOK_EVERY_S)
     except FlowPauseTimeout as error:
         raise RefusedError(f"nobody consented within {_CONSENT_WITHIN_S // 60} minutes; nothing was changed") from error
     if answer.environment != name:

@@ -38,6 +38,7 @@ _TERMINATE = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()
 """
 _RENAME_ATTEMPTS = 2
+_SWAPPED = "SELECT bool_or(datname = %(old)s) AND NOT bool_or(datname = %(fresh)s) FROM pg_database"
 
 
 def create_beside(database: Database, name: str) -> None:
@@ -134,9 +135,9 @@ def swap(database: Database, fresh: str, old: str) -> None:
         # Also when the run is cancelled here; harmless when the names have changed already.
         with database.connect(MAINTENANCE_DATABASE) as connection:
             _allow_connections(connection, live, allowed=True)
-            swapped = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [fresh]).fetchone() is None
+            row = connection.execute(_SWAPPED, {"fresh": fresh, "old": old}).fetchone()
         if isinstance(error, ServiceError):
-            if swapped:  # only the server's answer to the commit was lost
+            if row is not None and row[0]:  # only the server's answer to the commit was lost
                 return
             message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
             raise StageError(message) from error

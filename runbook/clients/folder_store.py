@@ -130,15 +130,12 @@ class FolderStore:
         return self._write_report("rollback", report)
 
     def history(self) -> Sequence[DeployReport | RollbackReport]:
-        """See `BackupStore.history`; a report that cannot be read is left out, so that the others stay usable."""
-        reports: list[DeployReport | RollbackReport] = []
-        for kind, model in (("deploy", DeployReport), ("rollback", RollbackReport)):
-            for path in self.logs.glob(f"{kind}_*.json"):
-                try:
-                    reports.append(_read(path, model))
-                except RejectedError as error:
-                    _log.warning("left out of the history: %s", error)
-        return sorted(reports, key=lambda report: report.timestamp)
+        """See `BackupStore.history`; one that cannot be read may be the one that marks a release bad, so it refuses."""
+        deploys: list[DeployReport | RollbackReport] = [
+            _read(path, DeployReport) for path in self.logs.glob("deploy_*.json")
+        ]
+        rollbacks = [_read(path, RollbackReport) for path in self.logs.glob("rollback_*.json")]
+        return sorted([*deploys, *rollbacks], key=lambda report: report.timestamp)
 
     def _write_report(self, kind: str, report: DeployReport | RollbackReport) -> str:
         path = self.logs / f"{kind}_{report.timestamp:%Y%m%d_%H%M%S_%f}.json"
@@ -184,7 +181,9 @@ def _read(path: Path, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise RejectedError(f"{path} cannot be read as {model.__name__}: {error}") from error
+        raise RejectedError(
+            f"{path} cannot be read as {model.__name__}: {error}. Mend it, or move it away if it is not the runbook's."
+        ) from error
 
 
 def _replace(path: Path, record: BaseModel) -> None:
