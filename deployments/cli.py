@@ -97,6 +97,8 @@ def deploy_rollback(
 @_environment
 def deploy_status(environment: str) -> None:
     """Show which release has the traffic and how the last runs ended."""
+    from runbook.reports import DeployReport
+
     connections = _connect(environment)
     active = connections.host.active()
     if active is None:
@@ -104,9 +106,11 @@ def deploy_status(environment: str) -> None:
     else:
         click.echo(f"{environment}: {active.version} ({active.git_sha[:12]}) at {connections.host.public_url}")
     for report in list(connections.store.history())[-10:]:
-        kind = type(report).__name__.removesuffix("Report").lower()
+        what = f"deploy {report.version}" if isinstance(report, DeployReport) else f"rollback {report.scope}"
         how = "ok" if report.success else "failed"
-        click.echo(f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {kind:<9} {how:<7} {report.state:<11} {report.reason}")
+        click.echo(
+            f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"
+        )
 
 
 @cli.command("db:backups")

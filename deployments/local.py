@@ -45,7 +45,8 @@ class LocalEnvironment:
         Raises:
             ServiceError: something did not start; the message names its log.
         """
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Others may pass through but not look: as root, Postgres runs as another user, below this folder.
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
         with ThreadPoolExecutor(max_workers=1) as pool:
             server = pool.submit(self._start_server)
             self.postgres.start()
@@ -77,8 +78,8 @@ class LocalEnvironment:
         """Stop everything and delete all data."""
         if self.root.exists():
             self.down()
-            self.postgres.remove()
-            shutil.rmtree(self.root)
+        self.postgres.remove()  # its data may live elsewhere, and outlive a folder that was deleted by hand
+        shutil.rmtree(self.root, ignore_errors=True)
 
     @property
     def postgres(self) -> EmbeddedPostgres:
@@ -121,7 +122,8 @@ class LocalEnvironment:
 
     def _start_server(self) -> None:
         folder = self.root / "prefect"
-        self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        self._temporary.mkdir(exist_ok=True, mode=0o700)
         service = Service("server", folder)
         if service.process() is None:
             port = free_port()

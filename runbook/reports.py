@@ -73,7 +73,8 @@ class DeployReport(_Report):
     duration: float
     success: bool
     state: FinalState
-    findings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = Field(default=(), description="What the checklist warned of beforehand.")
+    findings: tuple[str, ...] = Field(default=(), description="What was found that is not as it should be.")
     error: str | None = None
     steps: tuple[Step, ...]
 

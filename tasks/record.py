@@ -25,6 +25,7 @@ def record_deploy(connections: Connections, report: DeployReport) -> str:
         f"- triggered by {report.triggered_by}: {report.reason}",
         *(f"- undone: {undone}" for undone in report.undone),
         *(f"- finding: {finding}" for finding in report.findings),
+        *(f"- warning: {warning}" for warning in report.warnings),
         *_error(report.error),
         *_steps(report.steps),
     ]

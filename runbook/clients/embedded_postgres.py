@@ -271,7 +271,10 @@ class EmbeddedPostgres:
         try:
             return (self._home / name).read_text()
         except FileNotFoundError as exc:
-            message = f"{self._home / name} is gone, but there is a cluster: put the file back or remove the cluster."
+            data = self._locate()[1]
+            message = (
+                f"{self._home / name} is gone, but there is a cluster in {data}: put the file back or delete that."
+            )
             raise DivergedError(message) from exc
 
     def _failed(self, what: str) -> RunbookError:

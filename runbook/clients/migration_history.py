@@ -182,7 +182,8 @@ class MigrationHistory:
         if found is None:
             raise kind(f"psql ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
         where = f"{paths.get(Path(found['file']).name, found['file'])}:{found['line']}"
-        detail = done.stderr[found.end() :].strip()
+        rest = done.stderr[found.end() :].strip().splitlines()
+        detail = "\n".join(line for line in rest if not line.startswith("LOCATION:"))  # a line of the server's source
         raise kind(f"{where}: {found['text']} (SQLSTATE {found['code'] or 'unknown'})\n{detail}".strip())
 
     def _invalid_indexes(self) -> set[tuple[str, str]]:

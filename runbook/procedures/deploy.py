@@ -83,7 +83,8 @@ class _Progress:
     plan: ReleasePlan
     previous: Release | None
     steps: StepLog
-    findings: list[str]
+    warnings: tuple[str, ...]
+    findings: list[str] = field(default_factory=list[str])
     backup: BackupManifest | None = None
     migrating: bool = False
     release: Release | None = None
@@ -103,7 +104,7 @@ def deploy(connections: Connections, request: DeployRequest, stages: DeployStage
     started = datetime.now(UTC)
     steps = StepLog()
     plan, warnings = steps.run("Stage 1: Pre-Deployment Validation", stages.plan_release, connections, request.git_ref)
-    progress = _Progress(plan, connections.host.active(), steps, list(warnings))
+    progress = _Progress(plan, connections.host.active(), steps, warnings)
     error: BaseException | None = None
     try:
         _release(connections, request, stages, progress)
@@ -259,6 +260,7 @@ def _report(
         duration=progress.steps.duration_s,
         success=error is None,
         state=state,
+        warnings=progress.warnings,
         findings=tuple(dict.fromkeys(progress.findings)),
         error=(str(error) or type(error).__name__) if error else None,
         steps=tuple(progress.steps.steps),

@@ -56,6 +56,7 @@ class RollbackPlan:
             )
             lines += [
                 f"  - {loss.table}: {loss.rows_now} rows now, {loss.rows_restored} afterwards"
+                + (", with other content" if loss.rows_now == loss.rows_restored else "")
                 for loss in self.data_loss
             ] or ["  - no table differs from the backup now"]
             lines.append("- All data written since that backup is lost; the replaced database is kept, closed.")

@@ -16,6 +16,13 @@ from deployments.local import PROJECT
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Generator[Path]:
+    """The demo's folder; what the demo leaves there, or beside it as root, is deleted with its own command."""
+    yield tmp_path / "demo"
+    subprocess.run([sys.executable, "-m", "deployments.demo", "--stop", "--folder", str(tmp_path / "demo")], check=True)
+
+
+@pytest.fixture
 def usual_ports_taken() -> Generator[None]:
     sockets: list[socket.socket] = []
     for port in (4200, 5432):
@@ -60,27 +67,27 @@ def left_running(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("usual_ports_taken")
-def test_the_demo_agrees_with_itself_and_leaves_nothing_running(tmp_path: Path) -> None:
-    demo = start_demo(tmp_path / "demo")
+def test_the_demo_agrees_with_itself_and_leaves_nothing_running(folder: Path) -> None:
+    demo = start_demo(folder)
     output = demo.communicate()[0]
     assert demo.returncode == 0, output
     assert "Everything found is as expected." in output
     assert "NOT" not in output
     assert output.count("    ok ") > 35
-    assert left_running(tmp_path) == []
+    assert left_running(folder) == []
 
 
 @pytest.mark.parametrize(
     ("number", "moment"), [(signal.SIGINT, "Deploy v1"), (signal.SIGTERM, "the application host answers")]
 )
-def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    demo = start_demo(tmp_path / "demo")
+def test_an_interrupted_demo_leaves_nothing_running(folder: Path, number: signal.Signals, moment: str) -> None:
+    demo = start_demo(folder)
     assert demo.stdout is not None
     for line in demo.stdout:
         if moment in line:
             break
-    assert left_running(tmp_path) != []
+    assert left_running(folder) != []
     demo.send_signal(number)
     output = demo.communicate()[0]
     assert demo.returncode == 130, output
-    assert left_running(tmp_path) == []
+    assert left_running(folder) == []

@@ -291,7 +291,7 @@ def test_a_deploy_takes_a_commit_through_all_stages(deploying: Deploying) -> Non
     assert (world.served, world.live.migrations) == (NEW, BEFORE + PENDING)
     assert (report.success, report.state, report.undone) == (True, FinalState.VERIFIED, ())
     assert (report.git_sha, report.previous_git_sha, report.backup_id) == (NEW, OLD, BACKUP)
-    assert (report.migrations, report.findings) == (PENDING, ("no OPENAI_API_KEY",))
+    assert (report.migrations, report.warnings, report.findings) == (PENDING, ("no OPENAI_API_KEY",), ())
     assert [step.step for step in report.steps] == [
         "Stage 1: Pre-Deployment Validation",
         "Stage 2: Test Suite",
