@@ -92,6 +92,8 @@ def rollback(
     steps = StepLog()
     plan = steps.run("Plan", stages.plan_rollback, connections, request)
     approved_by = steps.run("Consent", stages.ask_consent, connections, plan, request)
+    if not request.yes:  # a person took their time; what they consented to has to hold still
+        plan = _same(plan, steps.run("Plan Again", stages.plan_rollback, connections, request))
     progress = _Progress(plan, approved_by)
     error: BaseException | None = None
     state = FinalState.DIVERGED
@@ -112,6 +114,19 @@ def rollback(
     if isinstance(error, Exception):
         raise RollbackFailedError(report) from error
     raise error
+
+
+def _same(consented: RollbackPlan, now: RollbackPlan) -> RollbackPlan:
+    def essence(plan: RollbackPlan) -> tuple[str, str | None, str | None]:
+        target, backup = plan.target, plan.backup
+        return (plan.active.git_sha, target.git_sha if target else None, backup.backup_id if backup else None)
+
+    if essence(consented) != essence(now):
+        raise RefusedError(
+            f"while consent was awaited things changed; nothing was done. It would now be:\n{now.render()}\n"
+            "Start the rollback again if this is what you want."
+        )
+    return now
 
 
 def _roll_back(connections: Connections, stages: RollbackStages, progress: _Progress, steps: StepLog) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -400,3 +400,25 @@ def test_a_report_that_cannot_be_kept_or_sent_changes_nothing_about_the_run(
     assert rolling.world.served == (BAD if error else OLD)
     if stage == "record":
         assert "the report could not be kept: disk full" in report.findings
+
+
+@pytest.mark.parametrize(("now", "refused"), [(DB_ONLY, True), (FULL, False)])
+def test_what_changed_while_consent_was_awaited_is_not_done(
+    rolling: RollingBack, now: RollbackScope, refused: bool
+) -> None:
+    plans = iter([plan_of(FULL), plan_of(now)])
+
+    def plan_rollback(_connections: Connections, _request: RollbackRequest) -> RollbackPlan:
+        return next(plans)
+
+    def ask_consent(_connections: Connections, _plan: RollbackPlan, _request: RollbackRequest) -> str:
+        return "Ada"
+
+    stages = replace(Stages(rolling.world).all(), plan_rollback=plan_rollback, ask_consent=ask_consent)
+    if refused:
+        with pytest.raises(RefusedError, match="things changed"):
+            rollback(rolling.connections, request_of(FULL, yes=False), stages)
+        assert rolling.world == World()
+    else:
+        report = rollback(rolling.connections, request_of(FULL, yes=False), stages)
+        assert (report.approved_by, rolling.world.served) == ("Ada", OLD)
