@@ -67,6 +67,17 @@ class Demo:
         self.expect(what, True, holds)
         print(f"         {'':<44} {found}")
 
+    def expect_schema(self, before: Facts, found: Facts) -> None:
+        """Compare columns, indexes and applied migrations with those of an earlier look."""
+        self.expect("schema, as before", before.schema_digest, found.schema_digest)
+        self.expect("applied migrations, as before", len(before.migrations), len(found.migrations))
+
+    def expect_data(self, before: Facts, found: Facts) -> None:
+        """Compare row counts and checksums of all tables with those of an earlier look."""
+        self.expect("rows of all tables, as before", before.rows, found.rows)
+        self.expect("checksum of all tables, as before", before.content_digest, found.content_digest)
+        self.expect("tables with other content", [], _changed(before, found))
+
     def facts(self) -> Facts:
         """Look at application and database."""
         return look(self.url, self.local.database_url)
@@ -74,6 +85,19 @@ class Demo:
 
 def story(demo: Demo, traffic: Traffic) -> None:
     """Release v2 to v6 and roll back in the three scopes, under traffic. v1 is released already."""
+    second = _three_migrations(demo, traffic)
+    _failing_smoke_test(demo, traffic, second)
+    _failing_under_load(demo, traffic, second)
+    traffic.pause_writes()
+    before = demo.facts()
+    _failing_migration(demo, traffic, before)
+    _destroyed_data(demo, traffic, before)
+    _database_only(demo, traffic, before)
+    _application_only(demo, traffic, before)
+    traffic.resume_writes()
+
+
+def _three_migrations(demo: Demo, traffic: Traffic) -> Facts:
     first = demo.facts()
     traffic.mark()
     ok = demo.run("Deploy v2: three migrations, one of them CREATE INDEX CONCURRENTLY", "deploy/local", git_ref="v2")
@@ -82,37 +106,43 @@ def story(demo: Demo, traffic: Traffic) -> None:
     demo.expect("served version", "v2", second.version)
     demo.expect("new migrations", 3, len(second.migrations) - len(first.migrations))
     demo.expect("failed requests", 0, _tell(traffic).failures)
+    return second
 
+
+def _failing_smoke_test(demo: Demo, traffic: Traffic, second: Facts) -> None:
     traffic.mark()
     ok = demo.run("Deploy v3: fails its smoke test", "deploy/local", git_ref="v3")
     facts, seen = demo.facts(), _tell(traffic)
     demo.expect("the run succeeded", False, ok)
     demo.expect("served version", "v2", facts.version)
-    demo.expect("schema as before", True, facts.schema == second.schema)
+    demo.expect_schema(second, facts)
     demo.expect("requests served by v3", 0, seen.by_version.get("v3", (0, 0))[0])
     demo.expect("failed requests", 0, seen.failures)
 
+
+def _failing_under_load(demo: Demo, traffic: Traffic, second: Facts) -> None:
     traffic.mark()
     ok = demo.run("Deploy v4: passes its smoke tests, fails under load", "deploy/local", git_ref="v4")
     facts, seen = demo.facts(), _tell(traffic)
     requests, failures = seen.by_version.get("v4", (0, 0))
     demo.expect("the run succeeded", False, ok)
     demo.expect("served version, rolled back by itself", "v2", facts.version)
-    demo.expect("schema as before", True, facts.schema == second.schema)
+    demo.expect_schema(second, facts)
     demo.expect_that("v4 failed more than 10 % of requests", failures > 0.1 * requests, f"{failures} of {requests}")
 
-    traffic.pause_writes()
-    before = demo.facts()
+
+def _failing_migration(demo: Demo, traffic: Traffic, before: Facts) -> None:
     traffic.mark()
     ok = demo.run("Deploy v5: its third migration fails half-way", "deploy/local", git_ref="v5")
     facts, seen = demo.facts(), _tell(traffic)
     demo.expect("the run succeeded", False, ok)
     demo.expect("served version", "v2", facts.version)
-    demo.expect("schema as before", True, facts.schema == before.schema)
-    demo.expect("migrations as before", True, facts.migrations == before.migrations)
-    demo.expect("tables with other content than before", [], _changed(before, facts))
+    demo.expect_schema(before, facts)
+    demo.expect_data(before, facts)
     demo.expect("failed requests", 0, seen.failures)
 
+
+def _destroyed_data(demo: Demo, traffic: Traffic, before: Facts) -> None:
     ok = demo.run("Deploy v6: passes everything, and its migration destroys data", "deploy/local", git_ref="v6")
     facts = demo.facts()
     demo.expect("the run succeeded", True, ok)
@@ -130,9 +160,11 @@ def story(demo: Demo, traffic: Traffic) -> None:
     facts = demo.facts()
     demo.expect("the run succeeded", True, ok)
     demo.expect("served version", "v2", facts.version)
-    demo.expect("schema as before v6", True, facts.schema == before.schema)
-    demo.expect("tables with other content than before v6", [], _changed(before, facts))
+    demo.expect_schema(before, facts)
+    demo.expect_data(before, facts)
 
+
+def _database_only(demo: Demo, traffic: Traffic, before: Facts) -> None:
     _write_for(traffic, 2)
     written = demo.facts().rows - before.rows
     ok = demo.run(
@@ -147,8 +179,10 @@ def story(demo: Demo, traffic: Traffic) -> None:
     demo.expect("the run succeeded", True, ok)
     demo.expect_that("rows were written since the backup", written > 0, f"{written} rows, quoted in the report")
     demo.expect("served version, unchanged", "v2", facts.version)
-    demo.expect("tables with other content than in the backup", [], _changed(before, facts))
+    demo.expect_data(before, facts)
 
+
+def _application_only(demo: Demo, traffic: Traffic, before: Facts) -> None:
     traffic.mark()
     ok = demo.run(
         "Application-only rollback", "rollback/local", scope="app-only", reason="v2 confuses the warehouse", yes=True
@@ -156,10 +190,9 @@ def story(demo: Demo, traffic: Traffic) -> None:
     facts, seen = demo.facts(), _tell(traffic)
     demo.expect("the run succeeded", True, ok)
     demo.expect("served version", "v1", facts.version)
-    demo.expect("tables with other content than before", [], _changed(before, facts))
-    demo.expect("schema unchanged", True, facts.schema == before.schema)
+    demo.expect_data(before, facts)
+    demo.expect_schema(before, facts)
     demo.expect("failed requests", 0, seen.failures)
-    traffic.resume_writes()
 
 
 def _tell(traffic: Traffic) -> Counts:

@@ -5,6 +5,8 @@ Nothing of the runbook's own code is used to look, so that the demo does not bel
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -34,6 +36,20 @@ class Facts:
     def rows(self) -> int:
         """Rows of all tables together."""
         return sum(rows for rows, _ in self.tables.values())
+
+    @property
+    def schema_digest(self) -> str:
+        """One short value for all columns and indexes."""
+        return _digest(self.schema)
+
+    @property
+    def content_digest(self) -> str:
+        """One short value for the checksums of all tables."""
+        return _digest(f"{name} {checksum}" for name, (_, checksum) in sorted(self.tables.items()))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def served_version(url: str) -> str:

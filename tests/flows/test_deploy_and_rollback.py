@@ -130,6 +130,17 @@ def test_the_exit_code_under_watch_says_that_the_flow_failed(released: Platform)
     assert whole(released) == before
 
 
+def test_the_checklist_answers_without_changing_anything(released: Platform, inline: Callable[..., str]) -> None:
+    before = whole(released)
+    outcome = released.run("pre-deployment-checklist/local", git_ref="v2")
+    assert outcome.exit_code == 0, outcome.output
+    refused = inline("pre_deployment_checklist", environment="local", git_ref="v2", strict=True)
+    assert "ANTHROPIC_API_KEY" in refused, "strict turns warnings into refusals"
+    artifacts = released.api("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["checklist-local"]}}})
+    assert {row["check"] for row in json.loads(artifacts[0]["data"])} >= {"database", "backup store", "DATABASE_URL"}
+    assert whole(released) == before
+
+
 def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_words(released: Platform) -> None:
     deployed = released.run("deploy/local", git_ref="v2", triggered_by="tests")
     assert deployed.exit_code == 0, deployed.output

