@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import tomllib
@@ -26,6 +24,7 @@ from psycopg import sql
 from deployments.demo.repository import build_repository
 from deployments.demo.traffic import Traffic
 from runbook.clients.embedded_postgres import EmbeddedPostgres, bin_directory, free_port
+from runbook.clients.git import Repository
 
 RATE_PER_S = 80
 TAGS = ("v1", "v2", "v3", "v4", "v5", "v6")
@@ -50,11 +49,9 @@ class Application:
 def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder with the files of each release."""
     root = tmp_path_factory.mktemp("releases")
-    build_repository(root / "repository")
-    for tag in TAGS:
-        archive = subprocess.run(["git", "archive", tag], cwd=root / "repository", check=True, capture_output=True)
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-            files.extractall(root / tag, filter="data")
+    tags = build_repository(root / "repository")
+    for tag, git_sha in tags.items():
+        Repository(root / "repository").export(git_sha, root / tag)
     return {tag: root / tag for tag in TAGS}
 
 

