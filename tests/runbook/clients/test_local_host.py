@@ -276,16 +276,14 @@ def test_a_request_finishes_on_the_release_it_began_on(host: LocalHost, reposito
         assert slow.result().json()["version"] == "1"
 
 
-def test_roll_back_to_a_warm_release_is_fast_and_to_a_stopped_one_works(
+def test_roll_back_to_a_warm_release_starts_nothing_and_to_a_stopped_one_works(
     host: LocalHost, repository: Repository
 ) -> None:
     ids = [host.stage(repository.commit(APP + f"# {n}"), f"{n}").release_id for n in range(3)]
     for release_id in ids:
         host.promote(release_id)
     pid = get(host.release(ids[1]).url).json()["pid"]
-    started = time.monotonic()
     host.roll_back(ids[1])
-    assert time.monotonic() - started < 0.5
     assert get(host.public_url).json()["pid"] == pid, "not started anew"
     eventually(lambda: host.release(ids[0]).state is ReleaseState.STOPPED)
     host.roll_back(ids[0])
@@ -447,10 +445,9 @@ def test_the_proxy_passes_requests_and_answers_through(host: LocalHost, reposito
         assert known == chunked
         assert known["size"] == len(body)
         assert client.head(host.public_url).content == b""
-        started = time.monotonic()
         with client.stream("GET", host.public_url + "/stream") as streamed:
             first = next(chunks := streamed.iter_raw())
-            assert time.monotonic() - started < 0.5, "the beginning arrives before the end was made"
+            assert first == b"one", "the beginning arrives before the end was made"
             assert first + b"".join(chunks) == b"onetwothree"
         with pytest.raises(httpx.RemoteProtocolError):
             client.get(host.public_url + "/cut")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -240,9 +239,8 @@ def test_nobody_listening_fails_every_endpoint(shop: Shop) -> None:
 def test_an_endpoint_that_hangs_fails_in_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runbook.stages.health.probe", partial(probe, timeout_s=1))
     shop.application.answers["/api/health"] = (0, "")
-    begun = time.monotonic()
     assert failed(list(shop.health().values())) == ["GET /api/health", "served version"]
-    assert time.monotonic() - begun < 1.9, "one time-out, not one for each question about the same answer"
+    assert shop.application.requests.count("GET /api/health") == 1, "asked once, though two answers come of it"
 
 
 def test_smoke_tests_compare_what_comes_back(shop: Shop) -> None:
@@ -351,11 +349,10 @@ def test_the_watch_passes_a_release_with_few_errors(shop: Shop) -> None:
     assert len(shop.application.requests) >= 2
 
 
+@pytest.mark.timeout(30)
 def test_the_watch_ends_at_once_above_ten_percent(shop: Shop) -> None:
     shop.host.counted = lambda: counts(100, 11)
-    begun = time.monotonic()
     result = shop.watch(duration_s=60)
-    assert time.monotonic() - begun < 10
     assert result.verdict is Verdict.DEGRADED
     assert "11 of 100 requests failed" in result.detail
 
@@ -405,11 +402,10 @@ def test_one_missing_number_does_not_end_the_watch(shop: Shop) -> None:
     assert shop.watch().verdict is Verdict.HEALTHY
 
 
+@pytest.mark.timeout(30)
 def test_a_long_pause_between_looks_does_not_prolong_the_watch(shop: Shop) -> None:
     settings = shop.connections.settings.model_copy(update={"watch": WatchSettings(duration_s=0.2, interval_s=60)})
-    begun = time.monotonic()
     watch_release(replace(shop.connections, settings=settings), shop.plan, shop.release, AT)
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(
