@@ -281,7 +281,8 @@ def main() -> int:
     if options.stop:
         _remove(local)
         return 0
-    for name in (signal.SIGTERM, signal.SIGHUP):
+    # Also SIGINT: a shell without job control lets what it starts in the background ignore it.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _interrupt)
     keep = False
     try:
