@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from runbook.clients.application_host import ApplicationHost
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import Channel
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
+from runbook.clients.restore_points import RestorePoints
 from runbook.settings import Settings
 
 
 @dataclass(frozen=True)
 class Connections:
-    """The settings of an environment and the clients they lead to."""
+    """The settings of an environment and the clients they lead to.
+
+    `second_store` keeps a copy of every backup elsewhere; `restore_points` makes instant copies beside the dumps.
+    """
 
     settings: Settings
     repository: Repository
@@ -22,3 +27,17 @@ class Connections:
     host: ApplicationHost
     store: BackupStore
     channels: tuple[Channel, ...]
+    second_store: BackupStore | None = None
+    restore_points: RestorePoints | None = None
+
+    def with_identity(self, identity_file: str | None) -> Connections:
+        """Return these connections with another file of keys to decrypt backups with; the same ones for None."""
+        if identity_file is None:
+            return self
+        backup = self.settings.backup.model_copy(update={"identity_file": identity_file})
+        return replace(self, settings=self.settings.model_copy(update={"backup": backup}))
+
+    @property
+    def work_directory(self) -> Path:
+        """Folder for dumps on their way to or from the store."""
+        return Path(self.settings.backup.work_directory or Path(self.settings.records) / "work")

@@ -6,6 +6,7 @@ RunbookError                    exit code 1: it failed, and what was begun was u
 ├── ServiceError                exit code 1: a service outside answered, or did not
 │   ├── TransientError          trying again can help
 │   └── RejectedError           trying again cannot help
+│       └── DamagedBackupError  a backup is not what was once written
 ├── StageError                  exit code 1: a stage ran and its result is bad
 └── DivergedError               exit code 4: the state is not what was planned; a person has to look
 """
@@ -50,6 +51,10 @@ class TransientError(ServiceError):
 
 class RejectedError(ServiceError):
     """Trying again cannot help: the service understood and said no."""
+
+
+class DamagedBackupError(RejectedError):
+    """A file of a backup is missing, changed, cut or swapped; the backup was not used."""
 
 
 class StageError(RunbookError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import hashlib
+from collections.abc import Collection
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from runbook.rules.identifiers import check_backup_id, check_file_name
 
 
 class _Record(BaseModel):
@@ -27,6 +30,10 @@ class Fingerprint(_Record):
     tables: dict[str, TableFingerprint]
     migrations: tuple[str, ...]
 
+    def only(self, tables: Collection[str]) -> Fingerprint:
+        """Return this fingerprint with the given tables alone."""
+        return self.model_copy(update={"tables": {name: self.tables[name] for name in self.tables if name in tables}})
+
     def differences(self, other: Fingerprint) -> list[str]:
         """Say in words, one line a difference, how `other` differs from this one; empty when they are equal."""
         lines: list[str] = []
@@ -46,11 +53,59 @@ class Fingerprint(_Record):
         return lines
 
 
-class StoredFile(_Record):
-    """One file of a backup, by its path inside the backup."""
+class SequenceRange(_Record):
+    """Values of a sequence right before and right after the dump: sequences belong to no snapshot."""
 
-    sha256: str
+    before: int | None
+    after: int | None
+
+
+class StoredFile(_Record):
+    """One file of a backup, as it is stored: sha256 and size of what is in the store."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size_bytes: int = Field(ge=0)
+
+
+class DatabaseFacts(_Record):
+    """What was known of the database in the snapshot of the dump.
+
+    `snapshot` is `pg_current_snapshot()`: which transactions the backup holds. `references` are for each table the
+    tables that its foreign keys name. Roles, grants and settings of the
+    database are in the backup's file `globals.sql`; here are only the names of the roles.
+    """
+
+    server_version: str
+    lsn: str
+    snapshot: str
+    size_bytes: int = Field(ge=0)
+    extensions: dict[str, str]
+    roles: tuple[str, ...]
+    references: dict[str, tuple[str, ...]]
+    sequences: dict[str, SequenceRange]
+
+
+class DumpFormat(StrEnum):
+    """How the dump was made.
+
+    DIRECTORY: in parallel, into files of one table each; needs room for the tables being dumped. STREAM: one file,
+    straight into the store; needs no room.
+    """
+
+    DIRECTORY = "directory"
+    STREAM = "stream"
+
+
+class VerificationLevel(StrEnum):
+    """How a backup is proven.
+
+    CHECKSUMS: every file is read back and is what was written; the backup stays unverified. SAMPLE: the schema and
+    a part of the tables are restored and compared. FULL: everything is restored and compared.
+    """
+
+    CHECKSUMS = "checksums"
+    SAMPLE = "sample"
+    FULL = "full"
 
 
 class VerificationState(StrEnum):
@@ -62,22 +117,47 @@ class VerificationState(StrEnum):
 
 
 class Verification(_Record):
-    """The proof: the backup was restored into a scratch database and its fingerprint compared."""
+    """The proof: the backup was restored into a scratch database and its fingerprint compared.
+
+    `restore_s` is the measured time to restore, in seconds: fetching, restoring, comparing.
+    """
 
     state: VerificationState = VerificationState.UNVERIFIED
+    level: VerificationLevel | None = None
     at: AwareDatetime | None = None
     restore_s: float | None = None
     detail: str = "never restored"
 
 
+class RestorePoint(_Record):
+    """An instant copy beside the dump, kept by the database's provider until `expires_at`."""
+
+    kind: str
+    point_id: str
+    name: str
+    lsn: str | None
+    expires_at: AwareDatetime | None
+
+
+class Pin(_Record):
+    """Why a backup is kept, whatever the retention says."""
+
+    reason: str
+    by: str
+    at: AwareDatetime
+
+
 class BackupManifest(_Record):
     """One backup. Kept as `database/backups/<backup_id>.meta.json` beside the folder of its files.
+
+    `files` are paths inside `database/backups/<backup_id>/`. `seal` is the sha256 of all the rest; a manifest that
+    was changed by hand, or cut, is refused.
 
     Source: runbook, "Deployment Logs" (Database Backups).
     """
 
     format_version: Literal[1] = 1
-    backup_id: str
+    backup_id: Annotated[str, AfterValidator(check_backup_id)]
     environment: str
     database: str
     created_at: AwareDatetime
@@ -85,32 +165,39 @@ class BackupManifest(_Record):
     reason: str
     triggered_by: str
     active_git_sha: str | None = Field(description="Commit that had the public traffic when the backup was made.")
-    server_version: str
     client: str
-    lsn: str
-    files: dict[str, StoredFile]
+    dump_format: DumpFormat
+    recipients: tuple[str, ...] = Field(default=(), description="age public keys it is encrypted for; none: plain.")
+    files: dict[Annotated[str, AfterValidator(check_file_name)], StoredFile]
+    facts: DatabaseFacts
     fingerprint: Fingerprint
+    restore_point: RestorePoint | None = None
     verification: Verification = Verification()
     restore_by_hand: tuple[str, ...] = Field(description="Commands that restore this backup without this project.")
+    seal: str = ""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files of the backup."""
+        """Bytes of all files of the backup, as stored."""
         return sum(file.size_bytes for file in self.files.values())
 
-    def verified(self, *, at: datetime, restore_s: float) -> BackupManifest:
-        """Return this manifest with a passed verification."""
-        detail = "restored into a scratch database; schema, row counts and checksums are equal"
-        return self.model_copy(
-            update={
-                "verification": Verification(
-                    state=VerificationState.VERIFIED, at=at, restore_s=restore_s, detail=detail
-                )
-            }
-        )
+    @property
+    def is_verified(self) -> bool:
+        """Whether it was restored and found equal."""
+        return self.verification.state is VerificationState.VERIFIED
 
-    def failed(self, *, at: datetime, detail: str) -> BackupManifest:
-        """Return this manifest with a failed verification."""
-        return self.model_copy(
-            update={"verification": Verification(state=VerificationState.FAILED, at=at, detail=detail)}
-        )
+    def with_verification(self, verification: Verification) -> BackupManifest:
+        """Return this manifest with the outcome of a verification."""
+        return self.model_copy(update={"verification": verification})
+
+    def sealed(self) -> BackupManifest:
+        """Return this manifest with the seal that fits its content."""
+        return self.model_copy(update={"seal": self._digest()})
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the seal fits the content."""
+        return self.seal == self._digest()
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()

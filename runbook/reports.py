@@ -18,6 +18,8 @@ from typing import ParamSpec, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from runbook.manifest import VerificationLevel
+
 P = ParamSpec("P")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -116,6 +118,28 @@ class RollbackReport(_Report):
     findings: tuple[str, ...] = ()
     error: str | None = None
     steps: tuple[Step, ...]
+
+
+class DrillReport(_Report):
+    """One restore drill: a backup restored and compared, for practice.
+
+    `rto_s` is the measured time to restore, in seconds, None when it failed. `rpo_s` is the longest time between two
+    good backups lately, the time since the newest one included: the writes that a failure at the worst moment would
+    have cost.
+    """
+
+    environment: str
+    timestamp: AwareDatetime
+    backup_id: str
+    triggered_by: str
+    level: VerificationLevel
+    rto_s: float | None
+    rpo_s: float | None
+    size_bytes: int
+    rows: int
+    duration: float
+    success: bool
+    error: str | None = None
 
 
 @dataclass

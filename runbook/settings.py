@@ -6,17 +6,19 @@ The same flows run on every environment; only these settings and the clients dif
 from __future__ import annotations
 
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from runbook.errors import InvalidInputError
-from runbook.rules.identifiers import check_environment_name, check_identifier
+from runbook.manifest import DumpFormat, VerificationLevel
+from runbook.rules.identifiers import check_environment_name, check_identifier, check_recipient
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TestCommand(_Section):
@@ -49,6 +51,62 @@ class MigrationSettings(_Section):
         description="Let a failed migration that no down script undoes be undone by restoring the backup made just "
         "before it. Rows written since that backup are then lost; their number is reported.",
     )
+
+
+class RetentionSettings(_Section):
+    """Which backups are kept. Only verified ones count; those of the newest, of each day, week and month add up."""
+
+    keep_last: int = Field(default=7, ge=1, description="The newest verified backups, whatever their age.")
+    keep_daily: int = Field(default=7, ge=0, description="The newest of each of so many days that have one.")
+    keep_weekly: int = Field(default=4, ge=0, description="The newest of each of so many weeks that have one.")
+    keep_monthly: int = Field(default=12, ge=0, description="The newest of each of so many months that have one.")
+    minimum_kept: int = Field(default=3, ge=1, description="So many verified backups are never gone below.")
+    unverified_days: float = Field(
+        default=7, ge=1, description="Days an unverified or failed backup is kept, for somebody to look at."
+    )
+
+
+class DrillSettings(_Section):
+    """When a restore drill is due, and what it may take. A deploy is refused when it is overdue or over budget."""
+
+    maximum_age_days: float | None = Field(
+        default=None, gt=0, description="Days until the last drill is too old; empty: no drill is asked for."
+    )
+    rto_budget_s: float | None = Field(default=None, gt=0, description="Seconds a restore may take.")
+    rpo_budget_s: float | None = Field(default=None, gt=0, description="Seconds of writes a failure may cost.")
+
+
+class BackupSettings(_Section):
+    """How backups are made, proven and kept."""
+
+    dump_format: DumpFormat = Field(
+        default=DumpFormat.DIRECTORY, description="`stream` on a machine without room for the dump."
+    )
+    jobs: Annotated[int, Field(ge=1, le=16)] = Field(default=2, description="Tables dumped, or restored, at a time.")
+    work_directory: str | None = Field(
+        default=None, description="Folder for dumps on their way to or from the store; `<records>/work` when empty."
+    )
+    recipients: tuple[Annotated[str, AfterValidator(check_recipient)], ...] = Field(
+        default=(), description="age public keys (`age1...`) that backups are encrypted for; none: not encrypted."
+    )
+    identity_file: str | None = Field(
+        default=None,
+        description="File with the age key that decrypts, on machines that may restore. Elsewhere it is asked for.",
+    )
+    verification: VerificationLevel = Field(
+        default=VerificationLevel.FULL, description="How a backup is proven before a migration may begin."
+    )
+    sample_pct: float = Field(default=10, gt=0, le=100, description="Percent of all rows that a sample restores.")
+    rollback_deadline_h: float = Field(
+        default=24, gt=0, le=360, description="Hours after a deploy in which an instant restore point has to be usable."
+    )
+    drill: DrillSettings = DrillSettings()
+    retention: RetentionSettings = RetentionSettings()
+
+    @property
+    def rollback_deadline(self) -> timedelta:
+        """Time after a deploy in which an instant restore point has to be usable."""
+        return timedelta(hours=self.rollback_deadline_h)
 
 
 class WatchSettings(_Section):
@@ -84,6 +142,7 @@ class Settings(_Section):
     )
     smoke_file: str = Field(default="smoke.toml", description="Smoke tests in the application's repository.")
     tests: tuple[TestCommand, ...] = Field(default=(), description="The application's test suite, in order.")
+    backup: BackupSettings = BackupSettings()
     migrations: MigrationSettings = MigrationSettings()
     watch: WatchSettings = WatchSettings()
 

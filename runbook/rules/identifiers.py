@@ -9,6 +9,8 @@ from runbook.errors import InvalidInputError
 
 _BACKUP_ID = re.compile(r"backup_([0-9]{4})([0-9]{2})([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$-]*")
 
 _GIT_REF_MAX_BYTES = 255
@@ -112,6 +114,41 @@ def check_git_ref(text: str) -> str:
             text,
             f"a commit, tag or branch as `git check-ref-format` allows it, at most {_GIT_REF_MAX_BYTES} bytes",
             "Give a commit id, a tag or a branch, such as origin/main.",
+        )
+    return text
+
+
+def check_file_name(text: str) -> str:
+    """Return `text` unchanged when it is a relative path of plain names, safe to join to a folder or a key.
+
+    Raises:
+        InvalidInputError: it is absolute, has `..` or an empty part, or a character that no file of a backup has.
+    """
+    if _FILE_NAME.fullmatch(text) is None:
+        raise InvalidInputError(
+            "file name",
+            text,
+            "a relative path of A-Z, a-z, 0-9, '.', '_' and '-', no part beginning with '.' or '-'",
+            "A manifest that names such a file was not written by the runbook.",
+        )
+    return text
+
+
+def check_recipient(text: str) -> str:
+    """Return `text` unchanged when it has the form of an age public key.
+
+    Raises:
+        InvalidInputError: anything else; a secret key is not shown.
+
+    Source: https://age-encryption.org/v1 (recipients are Bech32 with the prefix `age`).
+    """
+    if _RECIPIENT.fullmatch(text) is None:
+        shown = "(an age secret key, not shown)" if text.upper().startswith("AGE-SECRET-KEY-") else text
+        raise InvalidInputError(
+            "recipients",
+            shown,
+            "an age public key: `age1` and 58 letters and digits",
+            "Make a key pair with `age-keygen`, keep the secret key elsewhere and give the public one.",
         )
     return text
 
