@@ -5,11 +5,10 @@ Source: PostgreSQL manual, "ALTER DATABASE"; renaming is transactional, but only
 
 from __future__ import annotations
 
-import re
-
 import psycopg
 from psycopg import sql
 
+from runbook.clients.database_facts import database_properties
 from runbook.clients.postgres import MAINTENANCE_DATABASE, Database
 from runbook.errors import ServiceError, StageError
 
@@ -18,22 +17,6 @@ SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datct
        to_jsonb(d)->>(CASE WHEN to_jsonb(d) ? 'datlocale' THEN 'datlocale' ELSE 'daticulocale' END)
 FROM pg_database d WHERE datname = %s
 """
-_PROPERTIES = """
-SELECT datconnlimit, shobj_description(oid, 'pg_database'), datacl IS NULL FROM pg_database WHERE datname = %s
-"""
-_SETTINGS = """
-SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
-FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
-     unnest(s.setconfig) c
-WHERE d.datname = %s
-"""
-_GRANTS = """
-SELECT CASE WHEN grantee = 0 THEN NULL ELSE pg_get_userbyid(grantee) END, privilege_type, is_grantable
-FROM pg_database, aclexplode(datacl) WHERE datname = %s AND grantee <> datdba
-"""
-# Settings whose value is a list of names are stored already quoted; as one string they would mean something else.
-_LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
-_LIST_NAME = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 _TERMINATE = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()
 """
@@ -83,32 +66,10 @@ def drop(database: Database, name: str) -> None:
 
 
 def carry_properties(database: Database, name: str) -> None:
-    """Give a copy what a dump of one database does not hold: limit, comment, grants and settings of the live one."""
-    copy = sql.Identifier(name)
+    """Give a copy what a dump does not hold of the live one: owner, limit, comment, grants and settings."""
     with database.connect(MAINTENANCE_DATABASE) as connection, connection.transaction():
-        row = connection.execute(_PROPERTIES, [database.name]).fetchone()
-        if row is None:
-            raise StageError(f"database {database.name} does not exist at {database.place}")
-        limit, comment, default_grants = row
-        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(copy, sql.Literal(limit)))
-        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(copy, sql.Literal(comment)))
-        for role, setting, value in connection.execute(_SETTINGS, [database.name]).fetchall():
-            whose = sql.SQL("DATABASE {}").format(copy)
-            if role is not None:
-                whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), copy)
-            given = sql.SQL(", ").join(sql.Literal(part) for part in _setting_parts(setting, value))
-            connection.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.Identifier(setting), given))
-        if not default_grants:
-            connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(copy))
-        for grantee, privilege, grantable in connection.execute(_GRANTS, [database.name]).fetchall():
-            connection.execute(
-                sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-                    sql.SQL(privilege),
-                    copy,
-                    sql.SQL("PUBLIC") if grantee is None else sql.Identifier(grantee),
-                    sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-                )
-            )
+        for statement in database_properties(connection, database.name, sql.Identifier(name)):
+            connection.execute(statement)
 
 
 def swap(database: Database, fresh: str, old: str) -> None:
@@ -147,13 +108,6 @@ def swap(database: Database, fresh: str, old: str) -> None:
 def swap_back(database: Database, old: str, fresh: str) -> None:
     """Undo `swap`: the database kept as `old` becomes the live one again, the other is kept as `fresh`."""
     swap(database, old, fresh)
-
-
-def _setting_parts(setting: str, value: str) -> list[str]:
-    """Return what a stored setting was set to: the names of a list, or the one value."""
-    if setting.lower() not in _LIST_SETTINGS:
-        return [value]
-    return [match[2] or match[1].replace('""', '"') for match in _LIST_NAME.finditer(value)]
 
 
 def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> None:

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runbook.clients.embedded_postgres import bin_directory
-from runbook.errors import InvalidInputError, RejectedError, StageError, TransientError
+from runbook.clients.client_programs import (
+    ClientPrograms,
+    choose_programs,
+    find_programs,
+    read_output,
+    run_beside,
+    run_program,
+)
+from runbook.errors import InvalidInputError, RejectedError, TransientError
 
 MAINTENANCE_DATABASE = "postgres"
 _CONNECT_TIMEOUT_S = 5
-_PROGRAMS = ("pg_dump", "pg_restore", "psql")
-_TAIL = 2000
+_RUN_S = 3600
+_TLS_MODES = ("require", "verify-ca", "verify-full")
 
 
 @dataclass(frozen=True)
-class ClientPrograms:
-    """A directory with `pg_dump`, `pg_restore` and `psql` of one version."""
+class _Server:
+    """What the last session that was opened has shown of a server."""
 
-    directory: Path
-    version: str
+    version: int
+    uses_tls: bool
 
-    @property
-    def major(self) -> int:
-        """Major version, for example 18."""
-        return int(self.version.split(".")[0])
 
-    def argv(self, program: str, *arguments: str) -> list[str]:
-        """Return the argument list that runs a program of this directory."""
-        return [str(self.directory / program), *arguments]
+_servers: dict[str, _Server] = {}  # by URL
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Database:
             RejectedError: the server refused a statement.
         """
         name = database or self.name
-        conninfo = make_conninfo(self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S)
+        conninfo = make_conninfo(self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8")
         try:
             opened = psycopg.connect(conninfo, autocommit=True, application_name="mantis-runbook")
         except psycopg.OperationalError as error:
@@ -104,6 +104,7 @@ class Database:
                 f"database {name} at {self.place} does not answer: {str(error).strip()} "
                 "Check that the server runs and that the URL in the environment's database block is right."
             ) from error
+        _servers[self.url] = _Server(opened.info.server_version, bool(opened.pgconn.ssl_in_use))
         try:
             with opened as connection:
                 yield connection
@@ -112,8 +113,20 @@ class Database:
         except psycopg.Error as error:
             raise RejectedError(f"database {name} at {self.place}: {str(error).strip()}") from error
 
-    def child_environment(self, database: str | None = None) -> dict[str, str]:
-        """Return the environment in which a client program finds this database; nothing of it is in an argument."""
+    def child_environment(
+        self,
+        database: str | None = None,
+        *,
+        programs: ClientPrograms | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """Return the environment in which a client program finds this database; nothing of it is in an argument.
+
+        Args:
+            database: name of another database on the server.
+            programs: what is run; may need a library loaded first.
+            settings: settings of the program's sessions.
+        """
         parts = conninfo_to_dict(self.url)
         variables: dict[str, str] = {}
         for option in pq.Conninfo.get_defaults():
@@ -124,8 +137,16 @@ class Database:
             if value is not None:
                 variables[variable] = str(value)
         variables |= {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        fixed = {"LC_ALL": "C", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S), "PGDATABASE": database or self.name}
-        return variables | fixed
+        if self._uses_tls() and variables.get("PGSSLMODE") not in _TLS_MODES:
+            variables["PGSSLMODE"] = "require"  # what this server can do must not be given up in silence
+        if settings:
+            options = [f"-c {name}={_escaped(value)}" for name, value in settings.items()]
+            variables["PGOPTIONS"] = " ".join([variables.get("PGOPTIONS", ""), *options]).strip()
+        if programs is not None and programs.preload is not None:
+            variables["LD_PRELOAD"] = programs.preload
+        # A database's own time zone would be in the text of its constants, and so make equal schemas differ.
+        fixed = {"LC_ALL": "C", "PGTZ": "UTC", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
+        return variables | fixed | {"PGDATABASE": database or self.name}
 
     def server_version(self) -> str:
         """Return the server's version, for example `18.6`."""
@@ -133,87 +154,85 @@ class Database:
             return ".".join(str(part) for part in divmod(connection.info.server_version, 10000))
 
     def programs(self) -> ClientPrograms:
-        """Find client programs that are not older than the server: those on PATH first, then the wheel's.
+        """Return client programs that are not older than the server, and have TLS where it is used.
 
-        A `pg_dump` older than its server writes nothing, and a pipe hides it; so an older one is never run.
+        The server is asked once a process, and again before this fails.
 
         Raises:
-            RejectedError: none is new enough; the message lists what was found.
+            TransientError: the server does not answer.
+            RejectedError: there are none; the message lists what was found.
         """
-        server_major = int(self.server_version().split(".")[0])
-        found = find_programs()
-        for programs in found:
-            if programs.major >= server_major:
-                return programs
-        seen = ", ".join(f"{programs.directory} ({programs.version})" for programs in found) or "none at all"
-        raise RejectedError(
-            f"no pg_dump for PostgreSQL {server_major} (found: {seen}). "
-            f"Install the PostgreSQL {server_major} client programs."
-        )
+        if (known := _servers.get(self.url)) is not None:
+            try:
+                return choose_programs(find_programs(), known.version // 10000, tls=self._needs_tls())
+            except RejectedError:
+                del _servers[self.url]
+        with self.connect() as connection:
+            major = connection.info.server_version // 10000
+        return choose_programs(find_programs(), major, tls=self._needs_tls())
 
     def run(
-        self, argv: Sequence[str], *, what: str, database: str | None = None, timeout_s: float = 3600
+        self,
+        argv: Sequence[str],
+        *,
+        what: str,
+        database: str | None = None,
+        source: BinaryIO | None = None,
+        timeout_s: float = _RUN_S,
+        settings: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a client program against this database and return what it printed.
+        """Run a client program against this database; return all it printed and the end of what it said on stderr.
+
+        Args:
+            argv: the program and its arguments.
+            what: begins each error message.
+            database: name of another database on the server.
+            source: fed to its stdin in constant memory and read to its end; when reading fails, that error is raised.
+            timeout_s: seconds after which it is ended.
+            settings: settings of its sessions, for example `maintenance_work_mem`.
+            on_line: gets each line of stderr as it comes, in the calling thread.
 
         Raises:
-            StageError: it ended with another exit code than 0, or not in time; with the end of its error output.
+            StageError: it ended with another exit code than 0, or not in time; with the end of its stderr.
         """
-        try:
-            done = subprocess.run(
-                argv,
-                env=self.child_environment(database),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="surrogateescape",  # a database in another encoding is read all the same
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise StageError(f"{what}: {Path(argv[0]).name} did not end within {timeout_s:.0f} s") from error
-        _require_success(argv, what, done.returncode, done.stderr)
-        return done
+        environment = self._environment_of(argv, database, settings)
+        return run_program(argv, environment, what=what, timeout_s=timeout_s, source=source, on_line=on_line)
 
-    @contextmanager
-    def running(self, argv: Sequence[str], *, what: str) -> Generator[None]:
-        """Run a client program beside the body of a `with`, and wait for it at its end; stop it when the body fails.
+    def running(self, argv: Sequence[str], *, what: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run a client program beside the body of a `with`, and wait for it at its end; end it when the body fails.
+
+        The body gets the process, to look at, not to stop.
 
         Raises:
-            StageError: it ended with another exit code than 0; with the end of its error output.
+            StageError: it ended with another exit code than 0; with the end of its stderr.
         """
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                argv, env=self.child_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
-            )
-            try:
-                yield
-                process.wait()
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
-            said.seek(0)
-            _require_success(argv, what, process.returncode, said.read().decode(errors="replace"))
+        return run_beside(argv, self._environment_of(argv), what=what)
+
+    def output(self, argv: Sequence[str], *, what: str) -> AbstractContextManager[BinaryIO]:
+        """Run a client program and read what it prints as a stream; end it when the `with` is left before its end.
+
+        Raises:
+            StageError: from `read` at the end of the stream, when the exit code is not 0: what was read is not all.
+        """
+        return read_output(argv, self._environment_of(argv), what=what)
+
+    def _environment_of(
+        self, argv: Sequence[str], database: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        programs = self.programs()
+        chosen = Path(argv[0]).parent == programs.directory
+        return self.child_environment(database, programs=programs if chosen else None, settings=settings)
+
+    def _uses_tls(self) -> bool:
+        known = _servers.get(self.url)
+        return known is not None and known.uses_tls
+
+    def _needs_tls(self) -> bool:
+        mode = conninfo_to_dict(self.url).get("sslmode") or os.environ.get("PGSSLMODE")
+        return mode in _TLS_MODES or self._uses_tls()
 
 
-def _require_success(argv: Sequence[str], what: str, returncode: int, said: str) -> None:
-    if returncode:
-        text = said.encode(errors="replace").decode().strip()[-_TAIL:]
-        raise StageError(f"{what}: {Path(argv[0]).name} ended with {returncode}: {text}")
-
-
-def find_programs() -> list[ClientPrograms]:
-    """Return the usable directories of client programs, those on PATH first."""
-    candidates: list[Path] = []
-    if on_path := shutil.which("pg_dump"):
-        candidates.append(Path(on_path).parent)
-    candidates.append(bin_directory())
-    found: list[ClientPrograms] = []
-    for directory in candidates:
-        if not all((directory / program).exists() for program in _PROGRAMS):
-            continue
-        answer = subprocess.run([directory / "pg_dump", "--version"], capture_output=True, text=True, check=False)
-        if match := re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", answer.stdout):
-            found.append(ClientPrograms(directory, match[1]))
-    return found
+def _escaped(value: str) -> str:
+    """Write a value as PGOPTIONS wants it: a backslash before what would end it."""
+    return re.sub(r"([\\\s])", r"\\\1", value)
