@@ -1,0 +1,364 @@
+"""Branches and snapshots of Neon as restore points.
+
+Facts of Neon that shape this module:
+- Restoring from a branch keeps the id of the live branch; restoring from a snapshot gives it another id and keeps its
+  name. So the name is the better way to say which branch is live.
+- No branch hangs from one that expires: a branch that the live one is restored from is kept until it is removed.
+
+Source: https://neon.com/docs/introduction/branch-restore, https://neon.com/docs/guides/backup-restore,
+https://neon.com/docs/guides/branch-expiration.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from runbook.clients.neon_api import Branch, LostError, MissingError, NeonApi, Operation, Patience, Snapshot, TakenError
+from runbook.clients.restore_points import is_point_name
+from runbook.errors import DivergedError, InvalidInputError, RejectedError, TransientError
+from runbook.manifest import RestorePoint
+
+API_URL = "https://console.neon.tech/api/v2"
+
+_BRANCH, _SNAPSHOT = "neon-branch", "neon-snapshot"
+_LOOKS = 5  # how often to look for an effect: lists can lag behind
+_BRANCH_LIFE = timedelta(days=30)
+_NAME_MAX = 200  # Neon takes 256; the rest is for a suffix
+_ID = re.compile(r"[a-z0-9-]{1,60}")
+
+_Found = TypeVar("_Found", bound=Branch | Snapshot)
+
+
+@dataclass(frozen=True)
+class NeonSettings:
+    """Which branch of which project is live, by name or id, and what a point of it is: a branch or a snapshot.
+
+    Raises:
+        InvalidInputError: the id cannot be one, or the API key would travel in clear.
+    """
+
+    project_id: str
+    branch: str
+    kind: Literal["branch", "snapshot"] = "branch"
+    api_url: str = API_URL
+
+    def __post_init__(self) -> None:
+        if _ID.fullmatch(self.project_id) is None:
+            allowed = "1 to 60 of a-z, 0-9 and '-'"
+            raise InvalidInputError("project_id", self.project_id, allowed, "Copy it from the project's settings.")
+        url = urlsplit(self.api_url)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}):
+            allowed = "https, or http on this machine"
+            raise InvalidInputError("api_url", self.api_url, allowed, f"Neon itself is at {API_URL}.")
+
+
+class NeonRestorePoints:
+    """Client of one project of Neon; implements `RestorePoints`.
+
+    `find` and `points` know the kind of points that is made now; `restore` and `remove` take both kinds.
+    """
+
+    def __init__(self, settings: NeonSettings, api_key: SecretStr, patience: Patience | None = None) -> None:
+        self._settings = settings
+        self._patience = patience or Patience()
+        self._api = NeonApi(settings.api_url, settings.project_id, api_key, self._patience)
+
+    def __repr__(self) -> str:
+        return f"NeonRestorePoints({self._settings!r})"
+
+    def check(self) -> str:
+        """Say which project and branch it is and how far back Neon can restore it.
+
+        Raises:
+            RejectedError: the key, the project or the branch is wrong, or no snapshot can be made of the branch.
+        """
+        project, live = self._api.project(), self._live()
+        self._check_kind(live)
+        copies = "branches" if self._settings.kind == "branch" else "snapshots"
+        history = _in_words(timedelta(seconds=project.history_retention_seconds))
+        return (
+            f"Neon project {project.name} ({project.id}), branch {live.name} ({live.id}): restore points are {copies}, "
+            f"history of {history}"
+        )
+
+    def horizon(self) -> timedelta:
+        """Return the history retention of the project."""
+        return timedelta(seconds=self._api.project().history_retention_seconds)
+
+    def create(self, name: str, *, keep_for: timedelta | None) -> RestorePoint:
+        """Make a branch without a compute, or a snapshot, of the live branch as it is now.
+
+        Safe to repeat: sent once only, and looked up by name before and after.
+
+        Raises:
+            InvalidInputError: not the name of a point, or `keep_for` is under a second, or over 30 days for a branch.
+            RejectedError: the name belongs to a copy of another branch, or Neon refuses (a limit of the plan, ...).
+            StageError: an operation of Neon failed.
+            TransientError: it is not known whether there is a point now; repeating looks for it first.
+        """
+        if not is_point_name(name):
+            raise InvalidInputError("name", name, "runbook-<backup_id>", "Make it with `point_name`.")
+        self._check_life(keep_for)
+        expires = {} if keep_for is None else {"expires_at": f"{datetime.now(UTC) + keep_for:%Y-%m-%dT%H:%M:%SZ}"}
+        live = self._live()
+        self._check_kind(live)
+        if self._settings.kind == "branch":
+            return self._create_branch(live, name, expires)
+        return self._create_snapshot(live, name, expires)
+
+    def find(self, name: str) -> RestorePoint | None:
+        """Return the point of this name, or None."""
+        return next((point for point in self.points() if point.name == name), None)
+
+    def points(self) -> Sequence[RestorePoint]:
+        """Return the points that the runbook made, by name, those of other branches of the project included."""
+        copies = self._api.branches() if self._settings.kind == "branch" else self._api.snapshots()
+        return sorted((_point(copy) for copy in copies if is_point_name(copy.name)), key=lambda point: point.name)
+
+    def restore(self, point: RestorePoint, *, preserve_as: str) -> None:
+        """Put the live branch back to a point and keep the state replaced as branch `preserve_as`.
+
+        A branch that is restored from does not expire any more: the live branch hangs from it. A snapshot is restored
+        as branch `<preserve_as>-restored` first, which stays when the second step, taking its place, fails.
+
+        Raises:
+            InvalidInputError: `preserve_as` is taken or cannot be the name of a branch; nothing was changed.
+            RejectedError: the point is gone, or Neon refuses.
+            StageError: an operation of Neon failed; the message names it.
+            TransientError: it is not known how far it went; look at the branches before repeating.
+            DivergedError: Neon says that it is done, but the state replaced, or the live branch, is not to be found.
+        """
+        live = self._live()
+        self._check_free(preserve_as)
+        source = self._source(point)
+        if source is None:
+            kept = f"until {point.expires_at:%Y-%m-%d %H:%M} UTC" if point.expires_at else "until it is removed"
+            raise RejectedError(
+                f"Neon, restore {point.name}: {point.kind} {point.point_id} is not there any more; it was to be kept "
+                f"{kept}. Nothing was changed. Restore the dump of this backup instead."
+            )
+        if isinstance(source, Branch):
+            self._restore_branch(live, source, preserve_as)
+        else:
+            self._restore_snapshot(live, source, preserve_as)
+        after = self._patiently(lambda: self._named(live.name))
+        preserved = self._patiently(lambda: self._named(preserve_as))
+        if after is None or preserved is None:
+            raise DivergedError(
+                f"Neon, restore {point.name}: it says that this is done, but there are not both of the branches "
+                f"{live.name} and {preserve_as}. Look at the branches in Neon's console before anything else."
+            )
+
+    def remove(self, point: RestorePoint) -> None:
+        """Delete the branch or snapshot of a point; no error when it is gone.
+
+        Raises:
+            RejectedError: something else has this id, or Neon refuses (a branch has children, ...).
+            StageError: an operation of Neon failed.
+        """
+        what = f"remove {point.name}"
+        attempts = 0
+        while self._source(point) is not None:
+            attempts += 1
+            try:
+                self._api.wait(self._api.change("DELETE", _path(point), what), what)
+            except MissingError:
+                return
+            except LostError:
+                if attempts == _LOOKS:
+                    raise
+                time.sleep(self._patience.pause_s)
+            else:
+                return
+
+    def _create_branch(self, live: Branch, name: str, expires: Mapping[str, str]) -> RestorePoint:
+        what = f"create branch {name}"
+        found = self._named(name)
+        if found is None:
+            body = {"branch": {"name": name, "parent_id": live.id, **expires}, "endpoints": list[str]()}
+            operations = self._send_once("/branches", what, lambda: self._named(name), [live], body=body)
+        else:
+            operations = self._api.operations({found.id})
+        self._api.wait(operations, what)
+        made = self._seen(lambda: self._named(name), what)
+        _check_copy(made.parent_id, live, name)
+        if made.current_state not in {"ready", "archived"}:
+            raise TransientError(f"Neon, {what}: the branch is there, but still in the state {made.current_state}.")
+        return _point(made)
+
+    def _create_snapshot(self, live: Branch, name: str, expires: Mapping[str, str]) -> RestorePoint:
+        what = f"create snapshot {name}"
+
+        def look() -> Snapshot | None:
+            return next((snapshot for snapshot in self._api.snapshots() if snapshot.name == name), None)
+
+        if look() is None:
+            path, query = f"/branches/{live.id}/snapshot", {"name": name, **expires}
+            operations = self._send_once(path, what, look, [live], query=query)
+        else:
+            operations = [each for each in self._api.operations({live.id}) if not each.has_ended]
+        self._api.wait(operations, what)
+        made = self._seen(look, what)
+        _check_copy(made.source_branch_id or live.id, live, name)
+        return _point(made)
+
+    def _restore_branch(self, live: Branch, source: Branch, preserve_as: str) -> None:
+        what = f"restore {live.name} from branch {source.name}"
+        if source.expires_at is not None:
+            body = {"branch": {"expires_at": None}}
+            self._api.wait(self._api.change("PATCH", f"/branches/{source.id}", what, body=body), what)
+        path = f"/branches/{live.id}/restore"
+        body = {"source_branch_id": source.id, "preserve_under_name": preserve_as}
+        self._api.wait(self._send_once(path, what, lambda: self._named(preserve_as), [live], body=body), what)
+
+    def _restore_snapshot(self, live: Branch, source: Snapshot, preserve_as: str) -> None:
+        """First beside the live branch, then in its place: only so it is certain what the state replaced is called."""
+        beside = f"{preserve_as}-restored"
+        self._check_free(beside)
+        what = f"restore snapshot {source.name} beside {live.name}, as {beside}"
+        path = f"/snapshots/{source.id}/restore"
+        body = {"name": beside, "target_branch_id": live.id, "finalize_restore": False}
+        self._api.wait(self._send_once(path, what, lambda: self._named(beside), [live], body=body), what)
+        restored = self._seen(lambda: self._named(beside), what)
+        what = f"put branch {beside} in the place of {live.name}"
+        path = f"/branches/{restored.id}/finalize_restore"
+        body = {"name": preserve_as}
+        touched = [live, restored]
+        self._api.wait(self._send_once(path, what, lambda: self._named(preserve_as), touched, body=body), what)
+
+    def _send_once(
+        self,
+        path: str,
+        what: str,
+        look: Callable[[], Branch | Snapshot | None],
+        touched: Sequence[Branch],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Sequence[Operation]:
+        """POST and return the operations begun. When the answer is lost, look for the effect instead of repeating.
+
+        `touched` are the branches, beside the new one, that it begins operations on.
+        """
+        ids = {branch.id for branch in touched}
+        before = {operation.id for operation in self._api.operations(ids)}
+        try:
+            return self._api.change("POST", path, what, query=query, body=body)
+        except (LostError, TakenError) as error:
+            found = self._patiently(look)
+            if found is not None:
+                return [each for each in self._api.operations({found.id} | ids) if each.id not in before]
+            if isinstance(error, TakenError):
+                raise
+            raise TransientError(f"{error} No effect is to be seen, but it may come yet.") from error
+
+    def _patiently(self, look: Callable[[], _Found | None]) -> _Found | None:
+        for attempt in range(_LOOKS):
+            if attempt:
+                time.sleep(self._patience.pause_s)
+            found = look()
+            if found is not None:
+                return found
+        return None
+
+    def _seen(self, look: Callable[[], _Found | None], what: str) -> _Found:
+        found = self._patiently(look)
+        if found is None:
+            raise TransientError(f"Neon, {what}: it says that this is done, but no list shows it yet.")
+        return found
+
+    def _named(self, name: str) -> Branch | None:
+        return next((branch for branch in self._api.branches() if branch.name == name), None)
+
+    def _live(self) -> Branch:
+        wanted, branches = self._settings.branch, self._api.branches()
+        found = [branch for branch in branches if branch.id == wanted] or [b for b in branches if b.name == wanted]
+        if not found:
+            known = ", ".join(sorted(branch.name for branch in branches)[:20])
+            raise RejectedError(
+                f"Neon project {self._settings.project_id} has no branch with the name or id {wanted!r}. Mend the "
+                f"settings; there are: {known}."
+            )
+        for branch in branches:
+            if branch.restored_as == found[0].id and branch.restore_status != "restored":
+                raise RejectedError(
+                    f"Branch {found[0].name} ({found[0].id}) was replaced by {branch.name} ({branch.id}) when a "
+                    f"snapshot was restored. Put the name {branch.name} into the settings instead of the id."
+                )
+        return found[0]
+
+    def _source(self, point: RestorePoint) -> Branch | Snapshot | None:
+        """Return what the point is in Neon, or None when it is gone."""
+        _path(point)
+        source: Branch | Snapshot | None
+        try:
+            if point.kind == _BRANCH:
+                source = self._api.branch(point.point_id)
+            else:
+                source = next((each for each in self._api.snapshots() if each.id == point.point_id), None)
+        except MissingError:
+            return None
+        if source is not None and source.name != point.name:
+            raise RejectedError(
+                f"Neon has {source.name} under the id {point.point_id}, not {point.name}: this is not the restore "
+                "point. Nothing was changed."
+            )
+        return source
+
+    def _check_kind(self, live: Branch) -> None:
+        if self._settings.kind == "snapshot" and live.parent_id is not None:
+            raise RejectedError(
+                f"Branch {live.name} ({live.id}) has a parent ({live.parent_id}), and Neon makes snapshots only of "
+                "branches that have none. Use restore points of the kind `branch`."
+            )
+
+    def _check_life(self, keep_for: timedelta | None) -> None:
+        longest = _BRANCH_LIFE if self._settings.kind == "branch" else timedelta.max
+        if keep_for is not None and not timedelta(seconds=1) <= keep_for <= longest:
+            allowed = "a second or more, for a branch up to 30 days; or None, until it is removed"
+            raise InvalidInputError("keep_for", str(keep_for), allowed, "For longer, use snapshots.")
+
+    def _check_free(self, name: str) -> None:
+        if not 0 < len(name) <= _NAME_MAX or not name.isprintable():
+            allowed = f"1 to {_NAME_MAX} printable characters"
+            raise InvalidInputError("preserve_as", name, allowed, "Choose another name for the state replaced.")
+        if self._named(name) is not None:
+            raise InvalidInputError(
+                "preserve_as",
+                name,
+                "a name that no branch has",
+                "If an earlier restore made it, look first whether that is what you want; else choose another name.",
+            )
+
+
+def _point(copy: Branch | Snapshot) -> RestorePoint:
+    kind, lsn = (_BRANCH, copy.parent_lsn) if isinstance(copy, Branch) else (_SNAPSHOT, copy.lsn)
+    return RestorePoint(kind=kind, point_id=copy.id, name=copy.name, lsn=lsn, expires_at=copy.expires_at)
+
+
+def _path(point: RestorePoint) -> str:
+    folders = {_BRANCH: "branches", _SNAPSHOT: "snapshots"}
+    if point.kind not in folders or _ID.fullmatch(point.point_id) is None:
+        raise RejectedError(f"{point.name} ({point.kind} {point.point_id}) is not a restore point of Neon.")
+    return f"/{folders[point.kind]}/{point.point_id}"
+
+
+def _check_copy(source_id: str | None, live: Branch, name: str) -> None:
+    if source_id != live.id:
+        raise RejectedError(
+            f"Neon has {name} already, and it is a copy of {source_id}, not of {live.name} ({live.id}). Find out who "
+            "made it; do not restore from it."
+        )
+
+
+def _in_words(span: timedelta) -> str:
+    hours = span / timedelta(hours=1)
+    return f"{hours:g} hours" if hours < 48 else f"{hours / 24:g} days"
