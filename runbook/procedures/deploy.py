@@ -45,6 +45,7 @@ class DeployStages:
     run_test_suite: Callable[[Connections, str], TestReport] = test_suite.run_test_suite
     create_backup: Callable[..., BackupManifest] = backup.create_backup
     verify_backup: Callable[[Connections, str], BackupManifest] = backup.verify_backup
+    copy_backup: Callable[[Connections, str], str | None] = backup.copy_backup
     apply_migrations: Callable[[Connections, ReleasePlan], tuple[str, ...]] = migration.apply_migrations
     undo_migrations: Callable[[Connections, ReleasePlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
     restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
@@ -132,6 +133,7 @@ def _release(connections: Connections, request: DeployRequest, stages: DeploySta
         "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=request.triggered_by
     )
     run("Stage 3: Backup Verification", stages.verify_backup, connections, progress.backup.backup_id)
+    _copy_backup(connections, stages, progress, progress.backup.backup_id)
     if plan.pending:
         progress.migrating = True
         run("Stage 4: Database Migration", stages.apply_migrations, connections, plan)
@@ -151,6 +153,16 @@ def _release(connections: Connections, request: DeployRequest, stages: DeploySta
     if watched.verdict is Verdict.INCONCLUSIVE:
         progress.inconclusive = True
         progress.findings.append(f"watch: {watched.detail}")
+
+
+def _copy_backup(connections: Connections, stages: DeployStages, progress: _Progress, backup_id: str) -> None:
+    """Copy the backup to the second store; a proven one is in the first, so a copy that fails is a finding."""
+    if connections.second_store is None:
+        return
+    try:
+        progress.steps.run("Stage 3: Second Copy", stages.copy_backup, connections, backup_id)
+    except RunbookError as error:
+        progress.findings.append(f"{backup_id} has no copy in the second store: {error}")
 
 
 def _final_state(

@@ -5,25 +5,57 @@ Source: runbook, "Stage 3: Database Backup"; PostgreSQL manual, "pg_dump".
 
 from __future__ import annotations
 
+import io
 import logging
-import shlex
+import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
-from runbook.clients.database_copies import drop
+from runbook.clients.backup_files import sealed, stored_name
+from runbook.clients.backup_store import BackupStore
+from runbook.clients.database_facts import globals_sql, read_facts, sequence_values
+from runbook.clients.dump import dump_files, dump_stream, is_compressible
 from runbook.clients.fingerprint import exported_snapshot, fingerprint
-from runbook.clients.folder_store import stored_files
-from runbook.clients.postgres import Database
+from runbook.clients.restore_points import point_name
+from runbook.clients.work_folder import work_folder
 from runbook.connections import Connections
-from runbook.errors import RejectedError, StageError
-from runbook.manifest import BackupManifest, Fingerprint
-from runbook.rules.identifiers import new_backup_id
-from runbook.stages.restore import restore_beside
+from runbook.errors import DamagedBackupError, RefusedError, RejectedError, RunbookError, StageError, TransientError
+from runbook.manifest import (
+    BackupManifest,
+    DatabaseFacts,
+    DumpFormat,
+    Fingerprint,
+    RestorePoint,
+    SequenceRange,
+    StoredFile,
+    Verification,
+    VerificationLevel,
+    VerificationState,
+)
+from runbook.progress import report
+from runbook.rules.identifiers import backup_taken_at, new_backup_id
+from runbook.rules.restore_by_hand import DUMP_FILE, DUMP_FOLDER, GLOBALS, ZST, restore_by_hand
+from runbook.stages.restore import restore_and_compare
 
 _log = logging.getLogger(__name__)
-_JOBS = 2
-_DUMP = "dump"
+_CLOCK_TOLERANCE = timedelta(minutes=1)
+_POINT_KEPT_FOR = 2  # times the rollback deadline
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What one snapshot gave: the files of the dump as stored, and what the database held."""
+
+    files: dict[str, StoredFile]
+    fingerprint: Fingerprint
+    facts: DatabaseFacts
 
 
 def create_backup(connections: Connections, *, reason: str, triggered_by: str) -> BackupManifest:
@@ -33,84 +65,290 @@ def create_backup(connections: Connections, *, reason: str, triggered_by: str) -
     backup is another backup.
 
     Raises:
-        TransientError: the server does not answer, or a backup was made in this very second.
+        RefusedError: this machine's clock is behind the newest backup.
+        TransientError: the server or the store does not answer, or a backup was made in this very second.
+        RejectedError: the store or the work folder cannot be written to, or no client program fits the server.
         StageError: `pg_dump` failed.
     """
     now = datetime.now(UTC)
     begun = time.monotonic()
+    database, store, settings = connections.database, connections.store, connections.settings
+    client = f"pg_dump {database.programs().version}"
     backup_id = new_backup_id(now)
+    _check_clock(connections, now)
     active = connections.host.active()
-    folder = connections.store.reserve(backup_id)
+    store.reserve(backup_id, triggered_by=triggered_by, at=now)
+    point: RestorePoint | None = None
     try:
-        lsn, found = _dump(connections, folder / _DUMP)
+        point = _restore_point(connections, backup_id)
+        contents = _dump(connections, backup_id)
         manifest = BackupManifest(
             backup_id=backup_id,
-            environment=connections.settings.name,
-            database=connections.database.name,
+            environment=settings.name,
+            database=database.name,
             created_at=now,
             duration_s=round(time.monotonic() - begun, 3),
             reason=reason,
             triggered_by=triggered_by,
             active_git_sha=active.git_sha if active else None,
-            server_version=connections.database.server_version(),
-            client=f"pg_dump {connections.database.programs().version}",
-            lsn=lsn,
-            files=stored_files(folder),
-            fingerprint=found,
-            restore_by_hand=_restore_by_hand(backup_id, connections.database.name),
+            client=client,
+            dump_format=settings.backup.dump_format,
+            recipients=settings.backup.recipients,
+            files=contents.files,
+            facts=contents.facts,
+            fingerprint=contents.fingerprint,
+            restore_point=point,
+            restore_by_hand=restore_by_hand(
+                backup_id,
+                place=store.place,
+                database=database.name,
+                dump_format=settings.backup.dump_format,
+                is_encrypted=bool(settings.backup.recipients),
+            ),
         )
-        connections.store.publish(manifest)
+        store.publish(manifest)
     except BaseException:
-        connections.store.discard(backup_id)
+        _clean_up(connections, backup_id, point)
         raise
     _log.info("%s: %d bytes in %.1f s", backup_id, manifest.size_bytes, manifest.duration_s)
-    return manifest
+    return store.manifest(backup_id)
 
 
-def verify_backup(connections: Connections, backup_id: str) -> BackupManifest:
-    """Restore a backup into a scratch database, compare it with its manifest, and record the result.
+def copy_backup(connections: Connections, backup_id: str) -> str | None:
+    """Copy a backup to the second store and return where it is; None when the environment has no second store.
+
+    Safe to repeat: one that is there already is left as it is.
 
     Raises:
-        InvalidInputError: the backup id is malformed or unknown.
-        RejectedError: no client program can restore it, or a file of it is missing or changed; the latter is recorded.
+        ServiceError: a store does not answer, or cannot be used; the backup itself is untouched.
+    """
+    second = connections.second_store
+    if second is None:
+        return None
+    manifest = connections.store.manifest(backup_id)
+    if any(known.backup_id == backup_id for known in second.manifests()):
+        return second.place
+    with suppress(TransientError):  # an earlier attempt was interrupted
+        second.reserve(backup_id, triggered_by=manifest.triggered_by, at=datetime.now(UTC))
+    for name, file in manifest.files.items():
+        with connections.store.open(manifest, name) as source:
+            if second.put(backup_id, name, source) != file:
+                raise RejectedError(f"{backup_id}: {name} arrived changed in {second.place}")
+    second.publish(manifest)
+    _log.info("%s copied to %s", backup_id, second.place)
+    return second.place
+
+
+def verify_backup(
+    connections: Connections, backup_id: str, *, level: VerificationLevel | None = None
+) -> BackupManifest:
+    """Prove a backup and record the result in its manifest.
+
+    Args:
+        connections: the environment.
+        backup_id: the backup.
+        level: how; the environment's setting when None.
+
+    Raises:
+        InvalidInputError: the backup id is malformed or unknown, or the key to decrypt it is not at hand.
+        RejectedError: no client program can restore it, or there is no room.
+        DamagedBackupError: a file of it is missing or changed; recorded as failed.
         StageError: it cannot be restored or is not what its manifest says; recorded as failed.
     """
+    level = level or connections.settings.backup.verification
     manifest = connections.store.manifest(backup_id)
     connections.database.programs()  # without them nothing is known about the backup
     try:
-        restored = restore_beside(connections, backup_id, purpose="verify")
-    except (RejectedError, StageError) as error:
-        connections.store.update(manifest.failed(at=datetime.now(UTC), detail=str(error)))
+        verification = _verify(connections, manifest, level)
+    except (DamagedBackupError, StageError) as error:
+        failed = Verification(state=VerificationState.FAILED, level=level, at=datetime.now(UTC), detail=str(error))
+        _record(connections.store, backup_id, failed)
         raise
-    drop(connections.database, restored.name)
-    manifest = manifest.verified(at=datetime.now(UTC), restore_s=restored.restore_s)
-    connections.store.update(manifest)
-    return manifest
+    _record(connections.store, backup_id, verification)
+    _log.info("%s is %s: %s", backup_id, verification.state, verification.detail)
+    return connections.store.manifest(backup_id)
 
 
-def _dump(connections: Connections, target: Path) -> tuple[str, Fingerprint]:
-    database = connections.database
-    programs = database.programs()
-    with exported_snapshot(database) as snapshot:
-        connection, snapshot_id = snapshot
-        row = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
-        argv = programs.argv(
-            "pg_dump",
-            "--format=directory",
-            f"--jobs={_JOBS}",
-            "--compress=gzip:1",
-            f"--snapshot={snapshot_id}",
-            "--lock-wait-timeout=30s",
-            f"--file={target}",
+def newest_backup(connections: Connections) -> BackupManifest:
+    """Return the newest backup of the environment, whatever is known about it.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    for manifest in connections.store.manifests():
+        if manifest.environment == connections.settings.name:
+            return manifest
+    raise RefusedError(f"{connections.settings.name} has no backup yet; make one with `runbook db:backup`")
+
+
+def _check_clock(connections: Connections, now: datetime) -> None:
+    """Refuse a backup that would be listed before one made earlier: `--latest` would take the wrong one."""
+    newest = connections.store.newest_id()
+    if newest is not None and backup_taken_at(newest) > now + _CLOCK_TOLERANCE:
+        raise RefusedError(
+            f"this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC, and {newest} was made after that. Set the clock "
+            "right; until then the newest backup could not be told from an older one."
         )
-        with database.running(argv, what="backup"):
-            found = fingerprint(database, connections.settings.migrations.history_table, snapshot=snapshot)
-    return str(row[0]) if row else "", found
 
 
-def _restore_by_hand(backup_id: str, database: str) -> tuple[str, ...]:
-    fresh = shlex.quote(f"{Database.short(database)}_restored")
-    return (
-        f"createdb --template=template0 {fresh}",
-        f"pg_restore --jobs={_JOBS} --exit-on-error --dbname={fresh} database/backups/{backup_id}/{_DUMP}",
+def _verify(connections: Connections, manifest: BackupManifest, level: VerificationLevel) -> Verification:
+    if level is VerificationLevel.CHECKSUMS:
+        connections.store.check_files(manifest)
+        detail = "every file was read back and is what was written; never restored"
+        known = manifest.verification
+        if known.state is VerificationState.VERIFIED:  # what a restore has proven is not taken back by a weaker proof
+            return known
+        return Verification(state=VerificationState.UNVERIFIED, level=level, at=datetime.now(UTC), detail=detail)
+    proof = restore_and_compare(connections, manifest, level=level)
+    return Verification(
+        state=VerificationState.VERIFIED,
+        level=proof.level,
+        at=datetime.now(UTC),
+        restore_s=proof.restore_s,
+        detail=proof.detail,
     )
+
+
+def _record(store: BackupStore, backup_id: str, verification: Verification) -> None:
+    """Write the outcome into the manifest as it is now: somebody else may have verified it meanwhile, too."""
+    store.update(store.manifest(backup_id).with_verification(verification))
+
+
+def _restore_point(connections: Connections, backup_id: str) -> RestorePoint | None:
+    if connections.restore_points is None:
+        return None
+    keep_for = _POINT_KEPT_FOR * connections.settings.backup.rollback_deadline
+    return connections.restore_points.create(point_name(backup_id), keep_for=keep_for)
+
+
+def _clean_up(connections: Connections, backup_id: str, point: RestorePoint | None) -> None:
+    """Remove what a failed backup left; what cannot be removed now is swept later, and hides no error."""
+    try:
+        connections.store.discard(backup_id)
+        if point is not None and connections.restore_points is not None:
+            connections.restore_points.remove(point)
+    except Exception as error:  # noqa: BLE001 - the error that brought us here is the one to be seen
+        _log.warning("%s was not finished, and not all of it could be removed: %s", backup_id, error)
+
+
+def _dump(connections: Connections, backup_id: str) -> _Contents:
+    database, settings = connections.database, connections.settings
+    failed = threading.Event()
+
+    def go_on(_fraction: float) -> None:
+        if failed.is_set():
+            raise RunbookError("the dump failed meanwhile")
+
+    with exported_snapshot(database) as snapshot, ThreadPoolExecutor(max_workers=1) as beside:
+        connection, snapshot_id = snapshot
+        facts = read_facts(connection, database.server_version())
+        globals_script = globals_sql(connection)
+        history = settings.migrations.history_table
+        found = beside.submit(fingerprint, database, history, snapshot=snapshot, progress=go_on)
+        try:
+            files = store_dump(connections, backup_id, snapshot_id, expected_bytes=facts.size_bytes, beside=found)
+        except BaseException:
+            failed.set()
+            raise
+        fingerprinted = found.result()
+    with database.connect() as connection:
+        after = sequence_values(connection)
+    script = io.BytesIO(globals_script.encode())
+    files[stored_name(GLOBALS, settings.backup.recipients)] = _put(connections, backup_id, GLOBALS, script)
+    sequences = {
+        name: SequenceRange(before=known.before, after=after.get(name)) for name, known in facts.sequences.items()
+    }
+    return _Contents(files, fingerprinted, facts.model_copy(update={"sequences": sequences}))
+
+
+def store_dump(
+    connections: Connections,
+    backup_id: str,
+    snapshot_id: str,
+    *,
+    expected_bytes: int = 1,
+    beside: Future[Fingerprint] | None = None,
+) -> dict[str, StoredFile]:
+    """Dump a snapshot into the files of a reserved backup and return them by name.
+
+    Args:
+        connections: the environment.
+        backup_id: the backup.
+        snapshot_id: the exported snapshot.
+        expected_bytes: about so much is to be dumped, for the progress of a stream.
+        beside: work that goes on at the same time; when it fails the dump is given up.
+
+    Raises:
+        StageError: `pg_dump` failed.
+        ServiceError: the store does not answer, or cannot be written to.
+    """
+    if connections.settings.backup.dump_format is DumpFormat.STREAM:
+        name = f"{DUMP_FILE}{ZST}"
+        with dump_stream(connections.database, snapshot_id) as stream:
+            source = _Counted(stream, expected_bytes)
+            stored = _put(connections, backup_id, name, source)  # pyright: ignore[reportArgumentType]
+        return {stored_name(name, connections.settings.backup.recipients): stored}
+    return _store_files(connections, backup_id, snapshot_id, beside)
+
+
+def _store_files(
+    connections: Connections, backup_id: str, snapshot_id: str, beside: Future[Fingerprint] | None
+) -> dict[str, StoredFile]:
+    """Store the files of a parallel dump while it goes on; the disk holds only those on their way."""
+    jobs = connections.settings.backup.jobs
+    stored: dict[str, Future[StoredFile]] = {}
+    watched: list[Future[Fingerprint]] = [beside] if beside else []
+    with work_folder(connections.work_directory, backup_id) as folder, ThreadPoolExecutor(jobs) as pool:
+        dump = dump_files(connections.database, snapshot_id, folder / DUMP_FOLDER, jobs=jobs)
+        try:
+            for finished in dump:
+                for path in finished:
+                    name = f"{DUMP_FOLDER}/{path.name}" + (ZST if is_compressible(path.name) else "")
+                    stored[stored_name(name, connections.settings.backup.recipients)] = pool.submit(
+                        _put_file, connections, backup_id, name, path
+                    )
+                _raise_first([*watched, *stored.values()])
+                report("backup", sum(put.done() for put in stored.values()) / (len(stored) + 1))
+            done, _ = wait(stored.values(), return_when=FIRST_EXCEPTION)
+            _raise_first(done)
+        except BaseException:
+            dump.close()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    report("backup", 1)
+    return {name: put.result() for name, put in stored.items()}
+
+
+def _raise_first(futures: Iterable[Future[Fingerprint] | Future[StoredFile]]) -> None:
+    for future in futures:
+        if future.done() and not future.cancelled() and (error := future.exception()):
+            raise error
+
+
+def _put_file(connections: Connections, backup_id: str, name: str, path: Path) -> StoredFile:
+    with path.open("rb") as source:
+        stored = _put(connections, backup_id, name, source)
+    path.unlink()
+    return stored
+
+
+def _put(connections: Connections, backup_id: str, name: str, source: BinaryIO) -> StoredFile:
+    """Store one file of a backup, compressed when its name ends so, and encrypted where configured."""
+    recipients = connections.settings.backup.recipients
+    with sealed(source, name, recipients) as stream:
+        return connections.store.put(backup_id, stored_name(name, recipients), stream)
+
+
+class _Counted:
+    """A stream that reports how far it has been read, of a size that is only known roughly."""
+
+    def __init__(self, stream: BinaryIO, expected_bytes: int) -> None:
+        self._stream, self._expected_bytes, self._bytes = stream, expected_bytes, 0
+        self._context = copy_context()  # whoever reads may be a thread of its own
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._bytes += len(data)
+        fraction = min(0.99, self._bytes / max(self._expected_bytes, 1)) if data else 1
+        self._context.run(report, "backup", fraction)
+        return data

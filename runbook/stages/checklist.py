@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
+from runbook.clients.encryption import read_identities
 from runbook.clients.fingerprint import applied_migrations
+from runbook.clients.restore_points import RestorePoints
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError, RunbookError, TransientError
+from runbook.manifest import VerificationLevel
 from runbook.rules import checklist, migrations, releases, sql
 from runbook.rules.checklist import Check, Outcome
+from runbook.rules.drills import duration_in_words, overdue
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
+from runbook.settings import DrillSettings
+from runbook.stages.drill import last_drill
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
     version = repository.version(git_sha)
     checks = [
         _ask("working tree", lambda: _clean_tree(connections)),
-        _ask("backup store", lambda: connections.store.check()),
+        *_backup_checks(connections),
         _ask("database", lambda: _database(connections)),
         _ask("application host", lambda: connections.host.check()),
         _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
@@ -182,6 +190,55 @@ def _clean_tree(connections: Connections) -> str:
 def _database(connections: Connections) -> str:
     programs = connections.database.programs()
     return f"{connections.database.name} at {connections.database.place}, pg_dump {programs.version}"
+
+
+def _backup_checks(connections: Connections) -> list[Check]:
+    checks = [_ask("backup store", lambda: connections.store.check())]
+    second, points = connections.second_store, connections.restore_points
+    if second is not None:
+        checks.append(_ask("second backup store", lambda: second.check()))
+    if connections.settings.backup.recipients:
+        checks.append(_ask("backup encryption", lambda: _identity(connections)))
+    if points is not None:
+        checks.append(_ask("instant restore point", lambda: _restore_horizon(connections, points)))
+    if connections.settings.backup.drill != DrillSettings():
+        checks.append(_ask("restore drill", lambda: _drill(connections)))
+    return checks
+
+
+def _identity(connections: Connections) -> str:
+    backup = connections.settings.backup
+    if backup.identity_file is not None:
+        return f"{len(read_identities(Path(backup.identity_file)))} keys to decrypt"
+    if backup.verification is not VerificationLevel.CHECKSUMS:
+        raise InvalidInputError(
+            "identity_file",
+            None,
+            f"a file with an age secret key, or the verification level {VerificationLevel.CHECKSUMS}",
+            f"Backups are encrypted, and the level {backup.verification} restores them before the migration.",
+        )
+    return "backups are encrypted; this machine cannot decrypt them"
+
+
+def _restore_horizon(connections: Connections, points: RestorePoints) -> str:
+    """Refuse while the provider forgets sooner than a rollback may still be asked for."""
+    deadline, horizon = connections.settings.backup.rollback_deadline, points.horizon()
+    reach = (
+        f"the provider restores {duration_in_words(horizon.total_seconds())} back, the rollback deadline is "
+        f"{duration_in_words(deadline.total_seconds())}"
+    )
+    if horizon < deadline:
+        raise RefusedError(
+            f"{reach}. Lengthen the provider's history, or shorten `rollback_deadline_h` in the settings."
+        )
+    return f"{points.check()}; {reach}"
+
+
+def _drill(connections: Connections) -> str:
+    last = last_drill(connections)
+    if findings := overdue(last, connections.settings.backup.drill, now=datetime.now(UTC)):
+        raise RefusedError("; ".join(findings) + " Start one with `runbook db:drill`.")
+    return f"last one {last.timestamp:%Y-%m-%d %H:%M} UTC, {last.backup_id}" if last else "none yet, none asked for"
 
 
 def _variables(connections: Connections) -> list[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runbook.connections import Connections
-from runbook.reports import DeployReport, RollbackReport
+from runbook.reports import DeployReport, DrillReport, RollbackReport
 
 
 def record_deploy(connections: Connections, report: DeployReport) -> str:
@@ -14,3 +14,8 @@ def record_deploy(connections: Connections, report: DeployReport) -> str:
 def record_rollback(connections: Connections, report: RollbackReport) -> str:
     """Keep the report of a rollback and return where it is (`logs/rollback_*.json`)."""
     return connections.store.write_rollback(report)
+
+
+def record_drill(connections: Connections, report: DrillReport) -> str:
+    """Keep the report of a restore drill and return where it is (`logs/drill_*.json`)."""
+    return connections.store.write_drill(report)

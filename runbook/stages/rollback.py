@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from runbook.clients.application_host import Release
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError
-from runbook.manifest import BackupManifest, VerificationState
+from runbook.manifest import BackupManifest
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.releases import ReleaseRecord, choose_target
 from runbook.rules.smoke import SmokeTest
 from runbook.stages.checklist import required_migrations, smoke_tests
-from runbook.stages.restore import quote_loss
+from runbook.stages.restore import quote_loss, require_identity
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class RollbackPlan:
         if self.backup is not None:
             lines.append(
                 f"- Database: restored from {self.backup.backup_id} of {self.backup.created_at:%Y-%m-%d %H:%M:%S} UTC "
-                f"beside the live one and swapped in; last restore took {self.backup.verification.restore_s:.1f} s."
+                "beside the live one and swapped in; the last restore took "
+                f"{self.backup.verification.restore_s or 0:.1f} s."
             )
             lines += [
                 f"  - {loss.table}: {loss.rows_now} rows now, {loss.rows_restored} afterwards"
@@ -71,7 +72,8 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
 
     Raises:
         InvalidInputError: the combination of options, or the backup id, is not acceptable.
-        RefusedError: there is no target, no usable backup, or the schema restored would not fit the application.
+        RefusedError: there is no target, no usable backup, no key to decrypt it, or the schema restored would not fit
+            the application.
     """
     _check_options(request)
     active = connections.host.active()
@@ -81,6 +83,7 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
         target = _target_release(connections, active)
         return RollbackPlan(request.scope, active, target, smoke_tests(connections, target.git_sha), None, ())
     backup = _choose_backup(connections, request, active)
+    require_identity(connections, backup)
     target = None
     if request.scope is RollbackScope.FULL:
         target = _release_of_backup(connections, backup, active)
@@ -141,14 +144,14 @@ def _check_options(request: RollbackRequest) -> None:
 def _choose_backup(connections: Connections, request: RollbackRequest, active: Release) -> BackupManifest:
     if request.backup_id:
         manifest = connections.store.manifest(request.backup_id)
-        if manifest.verification.state is not VerificationState.VERIFIED:
+        if not manifest.is_verified:
             raise RefusedError(
                 f"{manifest.backup_id} is {manifest.verification.state}: {manifest.verification.detail}. "
                 "Only a backup that was restored once and found equal is used."
             )
         return manifest
     for manifest in connections.store.manifests():
-        if manifest.verification.state is not VerificationState.VERIFIED:
+        if not manifest.is_verified or manifest.environment != connections.settings.name:
             continue
         # What the bad release has already changed cannot be undone by a backup made while it was active.
         if request.scope is RollbackScope.FULL and manifest.active_git_sha == active.git_sha:

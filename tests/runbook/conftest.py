@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.embedded_postgres import EmbeddedPostgres
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
@@ -54,7 +55,7 @@ def repository(tmp_path: Path) -> Repository:
 def connections(database: Database, repository: Repository, tmp_path: Path) -> Connections:
     host = MemoryHost()
     host.promote(host.stage(repository.resolve("main"), "v1").release_id)
-    store = FolderStore(tmp_path / "records")
+    store = BackupStore(FolderStore(tmp_path / "records"))
     settings = Settings(
         name="test",
         repository=str(repository.path),

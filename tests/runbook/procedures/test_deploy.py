@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from runbook.clients.application_host import ApplicationHost, Release, ReleaseState, RequestMetrics
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
@@ -26,6 +27,7 @@ from runbook.stages.health import Verdict, WatchResult
 from runbook.stages.record import record_deploy
 from runbook.stages.restore import RestoredDatabase, Swap
 from runbook.stages.test_suite import TestReport
+from tests.runbook.manifests import manifest
 
 OLD, NEW = "a" * 40, "b" * 40
 BACKUP = "backup_20250104_120000"
@@ -99,20 +101,11 @@ def plan_of(world: World) -> ReleasePlan:
     return ReleasePlan("main", NEW, "v-b", world.served, found, BEFORE, steps, {}, ())
 
 
-def manifest() -> BackupManifest:
-    return BackupManifest(
-        backup_id=BACKUP,
+def made_before() -> BackupManifest:
+    return manifest(
+        BACKUP,
         environment="production",
-        database="shop",
-        created_at=AT,
-        duration_s=1,
-        reason="before deploying",
-        triggered_by="ci",
         active_git_sha=OLD,
-        server_version="18.0",
-        client="pg_dump 18.0",
-        lsn="0/0",
-        files={},
         fingerprint=Fingerprint(schema_sha256="0", tables={}, migrations=BEFORE),
         restore_by_hand=("createdb shop_restored", "pg_restore --dbname=shop_restored dump"),
     )
@@ -135,11 +128,15 @@ class Stages:
     def create_backup(self, _: Connections, *, reason: str, triggered_by: str) -> BackupManifest:
         self.world.act("backup", lambda: self.world.backups.update({BACKUP: self.world.live}))
         self.world.databases["shop"] = replace(self.world.live, rows=self.world.live.rows + 7)  # users keep writing
-        return manifest()
+        return made_before()
 
     def verify_backup(self, _: Connections, backup_id: str) -> BackupManifest:
         self.world.act("backup verification")
-        return manifest()
+        return made_before()
+
+    def copy_backup(self, _: Connections, backup_id: str) -> str | None:
+        self.world.act("second copy")
+        return "elsewhere"
 
     def apply_migrations(self, _: Connections, plan: ReleasePlan) -> tuple[str, ...]:
         # The worst that can happen: the first step is committed when the second one breaks.
@@ -267,7 +264,7 @@ def deploying(tmp_path: Path) -> Deploying:
         repository=Repository(tmp_path),
         database=Database("postgresql://nobody@127.0.0.1:1/shop"),
         host=cast("ApplicationHost", Host(world)),
-        store=FolderStore(tmp_path),
+        store=BackupStore(FolderStore(tmp_path)),
         channels=(),
     )
     return Deploying(world, connections)

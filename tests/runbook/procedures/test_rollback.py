@@ -9,12 +9,13 @@ from typing import cast
 import pytest
 
 from runbook.clients.application_host import ApplicationHost, Release, ReleaseState
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RefusedError, RunbookError, StageError, TransientError
-from runbook.manifest import BackupManifest, Fingerprint, Verification, VerificationState
+from runbook.manifest import Verification, VerificationState
 from runbook.procedures.rollback import RollbackFailedError, RollbackStages, consent_by_flag, rollback
 from runbook.reports import FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.checklist import Check, Outcome
@@ -23,6 +24,7 @@ from runbook.settings import Settings
 from runbook.stages.record import record_rollback
 from runbook.stages.restore import RestoredDatabase, Swap
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
+from tests.runbook.manifests import manifest
 
 OLD, BAD = "a" * 40, "b" * 40
 BACKUP = "backup_20250104_120000"
@@ -80,23 +82,8 @@ def release(sha: str) -> Release:
 
 
 def plan_of(scope: RollbackScope) -> RollbackPlan:
-    backup = BackupManifest(
-        backup_id=BACKUP,
-        environment="production",
-        database="shop",
-        created_at=AT,
-        duration_s=1,
-        reason="before deploying",
-        triggered_by="ci",
-        active_git_sha=OLD,
-        server_version="18.0",
-        client="pg_dump 18.0",
-        lsn="0/0",
-        files={},
-        fingerprint=Fingerprint(schema_sha256="0", tables={}, migrations=()),
-        verification=Verification(state=VerificationState.VERIFIED, at=AT, restore_s=2.0, detail="equal"),
-        restore_by_hand=(),
-    )
+    proof = Verification(state=VerificationState.VERIFIED, at=AT, restore_s=2.0, detail="equal")
+    backup = manifest(BACKUP, environment="production", active_git_sha=OLD, verification=proof)
     loss = (TableLoss(table="public.orders", rows_now=107, rows_restored=100),)
     return RollbackPlan(
         scope=scope,
@@ -205,7 +192,7 @@ def rolling(tmp_path: Path) -> RollingBack:
         repository=Repository(tmp_path),
         database=Database("postgresql://nobody@127.0.0.1:1/shop"),
         host=cast("ApplicationHost", None),
-        store=FolderStore(tmp_path),
+        store=BackupStore(FolderStore(tmp_path)),
         channels=(),
     )
     return RollingBack(World(), connections)

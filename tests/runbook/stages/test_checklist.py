@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.embedded_postgres import EmbeddedPostgres
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
@@ -118,7 +119,7 @@ def test_a_database_that_does_not_answer_could_not_be_checked(shop: Shop) -> Non
 
 def test_a_store_that_cannot_be_written_to_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
-    shop.connections = replace(shop.connections, store=FolderStore(tmp_path / "a file"))
+    shop.connections = replace(shop.connections, store=BackupStore(FolderStore(tmp_path / "a file")))
     assert f"the backup store {tmp_path / 'a file'}" in shop.refuses()
     assert shop.answer("backup store").outcome is Outcome.FAILED
 

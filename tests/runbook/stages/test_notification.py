@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import Channel, LogChannel, Notification
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
@@ -39,7 +40,7 @@ def send(tmp_path: Path, *channels: Channel) -> tuple[str, ...]:
         repository=Repository(tmp_path),
         database=Database("postgresql://127.0.0.1:1/shop"),
         host=MemoryHost(),
-        store=FolderStore(tmp_path),
+        store=BackupStore(FolderStore(tmp_path)),
         channels=channels,
     )
     return notify(connections, "error", "v2 not released", "disk full\nsecond line")

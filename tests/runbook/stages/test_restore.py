@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from runbook.clients.database_copies import carry_properties, create_beside, drop, swap
 from runbook.clients.embedded_postgres import EmbeddedPostgres
 from runbook.clients.fingerprint import fingerprint
-from runbook.clients.folder_store import FolderStore
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RejectedError, StageError
@@ -141,7 +141,8 @@ PROPERTIES = """
 SELECT datdba::regrole::text, datconnlimit, shobj_description(d.oid, 'pg_database'),
        (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a),
        (encoding, datlocprovider, datcollate, datctype, datlocale)::text,
-       (SELECT array_agg((setrole, setconfig)::text ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+       (SELECT array_agg((setrole, one)::text ORDER BY setrole, one) FROM pg_db_role_setting, unnest(setconfig) one
+        WHERE setdatabase = d.oid)
 FROM pg_database d WHERE datname = %s
 """
 
@@ -230,9 +231,9 @@ def test_a_restore_that_fails_leaves_no_database_behind(
 ) -> None:
     execute(connections.database.url, "CREATE TABLE state (word text)")
     made = create_backup(connections, reason="test", triggered_by="somebody")
-    assert isinstance(connections.store, FolderStore)
-    data = next((connections.store.backups / made.backup_id / "dump").glob("*.dat.gz"))
-    data.write_bytes(b"not gzip")
+    files = Path(connections.settings.records) / "database" / "backups" / made.backup_id / "dump"
+    data = next(files.glob("*.dat.zst"))
+    data.write_bytes(b"not zstd")
     with pytest.raises(RejectedError, match=data.name):
         restore_beside(connections, made.backup_id, purpose="restored")
     assert beside() == []

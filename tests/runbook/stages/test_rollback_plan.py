@@ -11,12 +11,13 @@ from runbook.clients.fingerprint import fingerprint
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError
-from runbook.manifest import BackupManifest, Fingerprint, Verification, VerificationState
+from runbook.manifest import Fingerprint, Verification, VerificationState
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.identifiers import new_backup_id
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute
+from tests.runbook.manifests import manifest
 
 FULL, APP_ONLY, DB_ONLY = RollbackScope.FULL, RollbackScope.APP_ONLY, RollbackScope.DB_ONLY
 VERIFIED, UNVERIFIED, FAILED = VerificationState.VERIFIED, VerificationState.UNVERIFIED, VerificationState.FAILED
@@ -50,25 +51,15 @@ class Shop:
         at = self.now()
         active = self.host.active()
         backup_id = new_backup_id(at)
-        self.connections.store.reserve(backup_id)
-        manifest = BackupManifest(
-            backup_id=backup_id,
-            environment="test",
-            database="shop",
+        self.connections.store.reserve(backup_id, triggered_by="test", at=at)
+        made = manifest(
+            backup_id,
             created_at=at,
-            duration_s=1,
-            reason="test",
-            triggered_by="test",
             active_git_sha=active.git_sha if active else None,
-            server_version="18.0",
-            client="pg_dump 18.0",
-            lsn="0/0",
-            files={},
             fingerprint=found.model_copy(update={"migrations": migrations}),
             verification=Verification(state=state, at=at, restore_s=2.5, detail="as the test says"),
-            restore_by_hand=(),
         )
-        self.connections.store.publish(manifest)
+        self.connections.store.publish(made)
         return backup_id
 
     def deploy(
