@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.folder_store import FolderStore
 
 
@@ -19,6 +20,6 @@ class FolderBackupStore(Block):
 
     path: str = Field(description="Absolute path of the folder.")
 
-    def get_client(self) -> FolderStore:
+    def get_client(self) -> BackupStore:
         """Return the client of this store."""
-        return FolderStore(Path(self.path))
+        return BackupStore(FolderStore(Path(self.path)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import Field
 
 from blocks.backup_store import FolderBackupStore
 from blocks.local_host import LocalApplicationHost
+from blocks.neon import NeonProject
 from blocks.postgres import PostgresDatabase
+from blocks.s3_store import S3BackupStore
 from runbook.clients.channels import LogChannel
 from runbook.clients.git import Repository
 from runbook.connections import Connections
@@ -30,7 +34,13 @@ class Environment(Block):
     settings: Settings = Field(description="What the runbook has to know about this environment.")
     database: PostgresDatabase
     host: LocalApplicationHost
-    store: FolderBackupStore
+    store: FolderBackupStore | S3BackupStore
+    second_store: FolderBackupStore | S3BackupStore | None = Field(
+        default=None, description="Keeps a copy of every backup elsewhere; best with another provider."
+    )
+    restore_points: NeonProject | None = Field(
+        default=None, description="Makes an instant restore point beside every backup."
+    )
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
@@ -40,6 +50,8 @@ class Environment(Block):
             database=self.database.get_client(),
             host=self.host.get_client(),
             store=self.store.get_client(),
+            second_store=self.second_store.get_client() if self.second_store else None,
+            restore_points=self.restore_points.get_client() if self.restore_points else None,
             channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
         )
 
@@ -51,9 +63,7 @@ def load_environment(name: str) -> Environment:
         InvalidInputError: the name is malformed, or no environment is saved under it; lists those that are.
     """
     check_environment_name(name)
-    with get_client(sync_client=True) as client:
-        documents = client.read_block_documents_by_type(Environment.get_block_type_slug(), include_secrets=False)
-    known = sorted(document.name for document in documents if document.name)
+    known = _known_environments()
     if name not in known:
         raise InvalidInputError(
             "environment",
@@ -62,3 +72,14 @@ def load_environment(name: str) -> Environment:
             "Mend the name, or register the environment (for `local`: `runbook local:up`).",
         )
     return cast("Environment", Environment.load(name))
+
+
+def _known_environments() -> list[str]:
+    with get_client(sync_client=True) as client:
+        try:
+            documents = client.read_block_documents_by_type(Environment.get_block_type_slug(), include_secrets=False)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:  # a server on which nothing was registered yet
+                return []
+            raise
+    return sorted(document.name for document in documents if document.name)

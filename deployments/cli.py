@@ -7,24 +7,16 @@ Exit codes: 0 done; 1 the run failed or refused, its log says which; 2 wrong usa
 from __future__ import annotations
 
 import getpass
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from deployments import database_commands
+from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
-if TYPE_CHECKING:
-    from runbook.connections import Connections
-
-# Prefect takes seconds to import; what needs it is imported where it is used, so that `runbook --help` is quick.
-
-_LOCAL_ROOT = Path(".runbook") / "local"
 _environment = click.option("--environment", default="local", show_default=True, help="Name of the environment.")
 _git_ref = click.option("--git-ref", default="HEAD", show_default=True, help="Branch, tag or commit.")
 
@@ -40,7 +32,7 @@ def local_up(repository: Path) -> None:
     """Bring up the environment `local`: Postgres, application host, Prefect server, worker."""
     from deployments.local import LocalEnvironment
 
-    local = LocalEnvironment(_LOCAL_ROOT.resolve(), repository.resolve())
+    local = LocalEnvironment(LOCAL_ROOT.resolve(), repository.resolve())
     local.up(click.echo)
     click.echo(f"Prefect UI: {local.ui_url}")
 
@@ -50,7 +42,7 @@ def local_down() -> None:
     """Stop the environment `local`; its data stays."""
     from deployments.local import LocalEnvironment
 
-    LocalEnvironment(_LOCAL_ROOT.resolve(), Path()).down()
+    LocalEnvironment(LOCAL_ROOT.resolve(), Path()).down()
 
 
 @cli.command("deploy")
@@ -59,7 +51,7 @@ def local_down() -> None:
 @click.option("--reason", default="scheduled release", show_default=True, help="Why; it is recorded.")
 def deploy(environment: str, git_ref: str, reason: str) -> None:
     """Release a commit through all seven stages, or leave everything as it was."""
-    _run("deploy", environment, {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()})
+    run_deployment("deploy", environment, {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()})
 
 
 @cli.command("deploy:checklist")
@@ -68,7 +60,7 @@ def deploy(environment: str, git_ref: str, reason: str) -> None:
 @click.option("--strict", is_flag=True, help="Warnings refuse, too.")
 def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
     """Answer the automated checks for a commit, without changing anything."""
-    _run("pre-deployment-checklist", environment, {"git_ref": git_ref, "strict": strict})
+    run_deployment("pre-deployment-checklist", environment, {"git_ref": git_ref, "strict": strict})
 
 
 @cli.command("deploy:rollback")
@@ -78,19 +70,29 @@ def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
 @click.option("--db-only", is_flag=True, help="Only the database; the application stays as it is.")
 @click.option("--latest", is_flag=True, help="Use the newest verified backup that fits.")
 @click.option("--backup-id", help="Use this backup; `runbook db:backups` lists them.")
+@click.option("--identity-file", help="File with the age secret key, on the worker; for encrypted backups.")
 @click.option("--yes", is_flag=True, help="Consent now, without being shown what would be lost.")
 def deploy_rollback(
-    environment: str, reason: str, app_only: bool, db_only: bool, latest: bool, backup_id: str | None, yes: bool
+    environment: str,
+    reason: str,
+    app_only: bool,
+    db_only: bool,
+    latest: bool,
+    backup_id: str | None,
+    identity_file: str | None,
+    yes: bool,
 ) -> None:
     """Take back a bad release: database and application, or one of them."""
     if app_only and db_only:
         raise click.UsageError("--app-only and --db-only exclude each other; leave both out for a full rollback")
     scope = "app-only" if app_only else "db-only" if db_only else "full"
     parameters = {"scope": scope, "latest": latest, "backup_id": backup_id, "reason": reason}
+    if identity_file:
+        parameters["identity_file"] = identity_file
     who = getpass.getuser()
     if not yes:
         _ask_consent(environment, parameters, who)
-    _run("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
+    run_deployment("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
 
 
 @cli.command("deploy:status")
@@ -99,7 +101,7 @@ def deploy_status(environment: str) -> None:
     """Show which release has the traffic and how the last runs ended."""
     from runbook.reports import DeployReport
 
-    connections = _connect(environment)
+    connections = connect(environment)
     active = connections.host.active()
     if active is None:
         click.echo(f"{environment}: no release has the traffic")
@@ -113,18 +115,8 @@ def deploy_status(environment: str) -> None:
         )
 
 
-@cli.command("db:backups")
-@_environment
-def db_backups(environment: str) -> None:
-    """List the backups, newest first."""
-    manifests = _connect(environment).store.manifests()
-    for manifest in manifests:
-        click.echo(
-            f"{manifest.backup_id}  {manifest.verification.state:<10}  {manifest.size_bytes:>12,} bytes"
-            f"  restored in {manifest.verification.restore_s or 0:.1f} s  {manifest.reason}"
-        )
-    if not manifests:
-        click.echo("no backups yet")
+for _command in database_commands.COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -139,30 +131,6 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _prefect_environment() -> dict[str, str]:
-    """Return where Prefect is found: the one of the environment `local` in this folder unless another is named."""
-    from deployments.local import LocalEnvironment
-
-    local = LocalEnvironment(_LOCAL_ROOT.resolve(), Path())
-    if "PREFECT_API_URL" in os.environ or not (local.root / "prefect" / "port").exists():
-        return dict(os.environ)
-    return local.prefect_environment()
-
-
-def _run(flow: str, environment: str, parameters: Mapping[str, object]) -> None:
-    deployment = f"{flow}/{environment}"
-    argv = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
-    argv += ["--params", json.dumps(parameters), "--watch"]
-    sys.exit(subprocess.run(argv, env=_prefect_environment(), check=False).returncode)
-
-
-def _connect(environment: str) -> Connections:
-    os.environ.update(_prefect_environment())
-    from blocks.environment import load_environment
-
-    return load_environment(environment).connect()
-
-
 def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -> None:
     from runbook.reports import RollbackScope
     from runbook.stages.rollback import RollbackRequest, plan_rollback
@@ -175,7 +143,8 @@ def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -
         yes=False,
         triggered_by=who,
     )
-    click.echo(plan_rollback(_connect(environment), request).render())
+    identity_file = str(parameters["identity_file"]) if "identity_file" in parameters else None
+    click.echo(plan_rollback(connect(environment).with_identity(identity_file), request).render())
     typed = click.prompt(f"Type {environment} to consent", default="", show_default=False)
     if typed != environment:
         click.echo("Not the environment's name; nothing was changed.", err=True)

@@ -17,6 +17,7 @@ STAGES = procedure.DeployStages(
     # Stage 3: Database Backup
     create_backup=backup.create_backup,
     verify_backup=backup.verify_backup,
+    copy_backup=backup.copy_backup,
     # Stage 4: Database Migration, with automatic rollback on failure
     apply_migrations=migration.apply_migrations,
     undo_migrations=migration.undo_migrations,

@@ -36,6 +36,7 @@ def rollback(
     latest: bool = False,
     backup_id: str | None = None,
     yes: bool = False,
+    identity_file: str | None = None,
     triggered_by: str = "",
 ) -> RollbackReport:
     """Take back a bad release: application, database or both.
@@ -47,7 +48,10 @@ def rollback(
         latest: use the newest verified backup that fits.
         backup_id: use this backup, for example backup_20250104_120000.
         yes: consent now; otherwise the run pauses and asks a person to type the environment's name.
+        identity_file: path, on the machine that runs this, of the file with the age secret key; only for encrypted
+            backups, and only when the environment's settings name none.
         triggered_by: who or what asked; the name of this run when left empty.
     """
     request = RollbackRequest(scope, backup_id, latest, reason, yes, triggered_by or record.triggered_by_run())
-    return procedure.rollback(load_environment(environment).connect(), request, STAGES)
+    connections = load_environment(environment).connect().with_identity(identity_file)
+    return procedure.rollback(connections, request, STAGES)

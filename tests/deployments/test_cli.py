@@ -12,7 +12,22 @@ from click.testing import CliRunner
 from deployments.cli import cli
 
 PROJECT = Path(__file__).parents[2]
-COMMANDS = ("deploy", "deploy:checklist", "deploy:rollback", "deploy:status", "db:backups", "local:up", "local:down")
+COMMANDS = (
+    "deploy",
+    "deploy:checklist",
+    "deploy:rollback",
+    "deploy:status",
+    "db:backup",
+    "db:backup:production",
+    "db:backup:verify",
+    "db:backup:prune",
+    "db:backup:pin",
+    "db:backup:unpin",
+    "db:backups",
+    "db:drill",
+    "local:up",
+    "local:down",
+)
 
 
 def runbook(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
         seen.append(argv)
         return subprocess.CompletedProcess(argv, 7)
 
-    monkeypatch.setattr("deployments.cli.subprocess.run", run)
+    monkeypatch.setattr("deployments.runs.subprocess.run", run)
     return seen
 
 
