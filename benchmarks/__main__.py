@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from benchmarks.application_rollback import measure
+import tempfile
+from pathlib import Path
 
-ROUNDS = 7
+from benchmarks import application_rollback, database_backup
+
+APPLICATION_ROUNDS = 7
+DATABASE_ROUNDS = 3
 
 
 def main() -> None:
-    """Print the measurements as a table."""
-    result = measure(ROUNDS)
+    """Print the measurements as tables."""
+    _print_application(application_rollback.measure(APPLICATION_ROUNDS))
+    with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
+        _print_database(database_backup.measure(DATABASE_ROUNDS, Path(folder)))
+
+
+def _print_application(result: application_rollback.Result) -> None:
     print(f"{'application rollback, until the public URL serves it':<56} {'median':>10} {'slowest':>10}")
     print(
         f"{'  switched to the release that is still warm':<56} {result.warm_s:>8.3f} s {result.slowest_warm_s:>8.3f} s"
     )
     print(f"{'  deployed again from its commit':<56} {result.again_s:>8.3f} s {result.slowest_again_s:>8.3f} s")
-    print(f"The switch takes {result.warm_s / result.again_s:.3f} of deploying again ({ROUNDS} rounds).")
+    print(f"The switch takes {result.warm_s / result.again_s:.3f} of deploying again ({APPLICATION_ROUNDS} rounds).")
+
+
+def _print_database(result: database_backup.Result) -> None:
+    print(f"\nbackup of a database of {result.database_bytes / 1e6:.0f} MB, medians of {DATABASE_ROUNDS} rounds")
+    for what, took_s, size in (
+        ("pg_dump | gzip", result.gzip_s, result.gzip_bytes),
+        ("pg_dump in parallel, not compressed (the machine's limit)", result.limit_s, None),
+        ("dump alone, stored", result.dump_s, result.dump_bytes),
+        ("backup: dump, fingerprints and facts, stored", result.backup_s, None),
+        ("gunzip | psql", result.psql_s, None),
+        ("restore", result.restore_s, None),
+        ("restore, and compared with its manifest", result.verified_s, None),
+    ):
+        print(f"  {what:<58} {took_s:>8.2f} s" + (f" {size / 1e6:>8.1f} MB" if size else ""))
+    print(f"The dump is {result.gzip_s / result.dump_s:.1f} times faster than pg_dump | gzip,", end=" ")
+    print(
+        f"{result.dump_bytes / result.gzip_bytes:.2f} of its size, {result.dump_s / result.limit_s:.2f} of the limit;"
+    )
+    print(
+        f"the backup takes {result.backup_s / result.dump_s:.2f} of the dump, {result.gzip_s / result.backup_s:.1f}",
+        end=" ",
+    )
+    print("times faster than pg_dump | gzip.")
+    print(f"The restore is {result.psql_s / result.restore_s:.1f} times faster than gunzip | psql,", end=" ")
+    print(f"{result.psql_s / result.verified_s:.1f} times with everything compared.")
+    print(f"Peak memory of a backup: {result.peak_1x_kib / 1024:.0f} MiB, of one four times", end=" ")
+    print(f"the size {result.peak_4x_kib / 1024:.0f} MiB.")
 
 
 if __name__ == "__main__":
