@@ -15,6 +15,7 @@ from runbook.manifest import BackupManifest
 from runbook.rules.restore_by_hand import AGE, ZST
 
 _LEVEL = 1
+_THREADS = 2  # the biggest table is often the last one, and nothing else to do then
 
 
 def stored_name(name: str, recipients: Sequence[str]) -> str:
@@ -26,7 +27,7 @@ def stored_name(name: str, recipients: Sequence[str]) -> str:
 def sealed(source: BinaryIO, name: str, recipients: Sequence[str]) -> Generator[BinaryIO]:
     """Compress a stream, when `name` ends so, and encrypt it for recipients, if any, while it is read."""
     if name.endswith(ZST):
-        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, threads=_THREADS)
         source = compressor.stream_reader(source)  # pyright: ignore[reportAssignmentType] - the part that is used
     if not recipients:
         yield source

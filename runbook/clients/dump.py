@@ -20,7 +20,7 @@ import psutil
 from runbook.clients.postgres import Database
 
 _LOOK_EVERY_S = 0.05
-_SAME_SNAPSHOT = ("--compress=none", "--lock-wait-timeout=30s")
+_OPTIONS = ("--compress=none", "--lock-wait-timeout=30s")
 _TABLE_OF_CONTENTS = "toc.dat"
 
 
@@ -38,7 +38,8 @@ def dump_files(database: Database, snapshot_id: str, folder: Path, *, jobs: int)
         f"--jobs={jobs}",
         f"--snapshot={snapshot_id}",
         f"--file={folder}",
-        *_SAME_SNAPSHOT,
+        "--no-sync",  # it is only on its way to the store, which sees to that
+        *_OPTIONS,
     )
     given: set[Path] = set()
     with database.running(argv, what="backup") as process:
@@ -58,7 +59,7 @@ def dump_stream(database: Database, snapshot_id: str) -> AbstractContextManager[
     Raises:
         StageError: on reading its end, when `pg_dump` failed: a killed one must not look finished.
     """
-    argv = database.programs().argv("pg_dump", "--format=custom", f"--snapshot={snapshot_id}", *_SAME_SNAPSHOT)
+    argv = database.programs().argv("pg_dump", "--format=custom", f"--snapshot={snapshot_id}", *_OPTIONS)
     return database.output(argv, what="backup")
 
 

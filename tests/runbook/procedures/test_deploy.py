@@ -381,6 +381,14 @@ def test_a_degraded_release_gives_the_traffic_back(deploying: Deploying) -> None
     assert (deploying.world.served, outcome.report.error) == (OLD, "3 of 20 requests failed")
 
 
+def test_a_second_copy_that_fails_is_a_finding_and_stops_nothing(deploying: Deploying, tmp_path: Path) -> None:
+    deploying.connections = replace(deploying.connections, second_store=BackupStore(FolderStore(tmp_path / "second")))
+    deploying.world.breaks_before["second copy"] = TransientError("no answer")
+    report = deploying.run().report
+    assert report.success
+    assert f"{BACKUP} has no copy in the second store" in report.findings[0]
+
+
 def test_a_watch_that_saw_too_little_leaves_the_release_unverified(deploying: Deploying) -> None:
     deploying.world.verdict = Verdict.INCONCLUSIVE
     outcome = deploying.run()

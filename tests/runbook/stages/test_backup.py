@@ -39,6 +39,7 @@ from runbook.settings import BackupSettings
 from runbook.stages.backup import copy_backup, create_backup, verify_backup
 from runbook.stages.restore import restore_beside, swap_in
 from tests.runbook.helpers import execute, query
+from tests.runbook.schemas import EVERYTHING
 
 HISTORY = "schema_migrations"
 RICH = (
@@ -148,6 +149,15 @@ def test_a_rich_database_is_backed_up_under_running_writes_and_comes_back_equal(
     assert query(rest.url, "SELECT obj_description('app.orders'::regclass)")[0][0] == (
         'it\'s a "comment" \\ with ☃ and\n-- two lines'
     )
+
+
+def test_a_database_with_everything_in_it_is_verified(connections: Connections) -> None:
+    execute(connections.database.url, *EVERYTHING)
+    made = backup(connections)
+    assert "pg_catalog.pg_largeobject" in made.fingerprint.tables
+    assert {"citext", "pg_trgm"} <= made.facts.extensions.keys()
+    assert verify_backup(connections, made.backup_id).is_verified
+    assert verify_backup(connections, made.backup_id, level=VerificationLevel.SAMPLE).is_verified
 
 
 def test_a_manifest_says_what_the_backup_holds(connections: Connections) -> None:
@@ -358,12 +368,20 @@ def recipient_of(key_file: Path) -> str:
 def test_every_form_of_a_backup_is_verified_and_restored_by_hand(
     connections: Connections, tmp_path: Path, key_file: Path, dump_format: DumpFormat, is_encrypted: bool
 ) -> None:
-    execute(connections.database.url, *RICH, f"ALTER DATABASE {connections.database.name} SET work_mem = '12MB'")
+    name = connections.database.name
+    secret = "a-key-in-a-setting"
+    settings = (
+        f"ALTER DATABASE {name} SET work_mem = '12MB'",
+        f"ALTER DATABASE {name} SET app.jwt_secret = '{secret}'",
+    )
+    execute(connections.database.url, *RICH, *settings)
     recipients = (recipient_of(key_file),) if is_encrypted else ()
     formed = with_backup_settings(connections, dump_format=dump_format, recipients=recipients)
     made = backup(formed)
     content = b"".join(path.read_bytes() for path in (folder(formed) / made.backup_id).rglob("*") if path.is_file())
     assert (b"CREATE TABLE app.customers" in content) == (not is_encrypted and dump_format is DumpFormat.DIRECTORY)
+    assert (secret.encode() in content) == (not is_encrypted), "in globals.sql"
+    assert secret not in (folder(formed) / f"{made.backup_id}.meta.json").read_text()
     if is_encrypted:
         with pytest.raises(InvalidInputError, match=r"identity_file.*is encrypted"):
             verify_backup(formed, made.backup_id)
@@ -371,9 +389,9 @@ def test_every_form_of_a_backup_is_verified_and_restored_by_hand(
     assert verify_backup(formed.with_identity(str(key_file)), made.backup_id).is_verified
 
     by_hand(made, connections.database, tmp_path / "by hand", AGE_IDENTITY_FILE=str(key_file))
-    fresh = f"{connections.database.name}_restored"
+    fresh = f"{name}_restored"
     assert fingerprint(connections.database, HISTORY, name=fresh) == made.fingerprint
-    assert query(connections.database.url.replace(connections.database.name, fresh), "SHOW work_mem") == [("12MB",)]
+    assert query(connections.database.url.replace(name, fresh), "SHOW work_mem") == [("12MB",)]
     private = {path.stat().st_mode & 0o077 for path in (tmp_path / "by hand" / made.backup_id).rglob("*")}
     assert private == {0}
 
