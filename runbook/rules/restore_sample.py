@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from runbook.manifest import TableFingerprint
 
 _ENTRY = re.compile(r"\d+; \d+ \d+ (TABLE DATA|MATERIALIZED VIEW DATA|BLOBS|BLOB METADATA|BLOB|SEQUENCE SET) (.*)")
+_OF_LARGE_OBJECT = re.compile(r"\d+; \d+ \d+ (COMMENT|ACL|SECURITY LABEL) - LARGE OBJECTS? ")
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
@@ -53,6 +54,8 @@ def sample_list(listing: str, tables: Collection[str]) -> str:
     wanted = tuple(f"{_unquoted(table)} " for table in tables)
     kept: list[str] = []
     for line in listing.splitlines():
+        if _OF_LARGE_OBJECT.match(line):
+            continue
         entry = _ENTRY.match(line)
         if entry is None or (entry[1] == "TABLE DATA" and entry[2].startswith(wanted)) or entry[1] == "SEQUENCE SET":
             kept.append(line)

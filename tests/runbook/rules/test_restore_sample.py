@@ -20,6 +20,9 @@ LISTING = """;
 3354; 0 16391 MATERIALIZED VIEW DATA public totals postgres
 3355; 0 0 SEQUENCE SET public counter postgres
 3356; 2613 16400 BLOB METADATA - 16400..16401 postgres
+3358; 0 0 COMMENT - LARGE OBJECT 16400 postgres
+3359; 0 0 ACL - LARGE OBJECTS 16400..16401 postgres
+3360; 0 0 COMMENT public TABLE orders postgres
 3357; 0 0 BLOBS - 16400..16401 postgres
 3222; 2606 16500 CONSTRAINT public orders orders_pkey postgres
 """
@@ -68,6 +71,7 @@ def test_the_list_has_all_of_the_schema_and_the_data_of_the_sample(chosen: set[s
     lines = sample_list(LISTING, chosen).splitlines()
     data = {line.split(";")[0] for line in lines if "TABLE DATA" in line}
     assert data == kept
-    assert not [line for line in lines if "MATERIALIZED VIEW DATA" in line or "BLOB" in line]
+    assert not [line for line in lines if "MATERIALIZED VIEW DATA" in line or "BLOB" in line or "LARGE OBJECT" in line]
     assert [line for line in lines if "SEQUENCE SET" in line]
+    assert [line for line in lines if "COMMENT public TABLE orders" in line]
     assert len([line for line in lines if " TABLE public" in line or " CONSTRAINT " in line]) == 2
