@@ -287,11 +287,15 @@ def test_ctrl_c_ends_the_program_that_runs(database: Database) -> None:
         until(lambda: bool(programs_left()))
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its jobs with it ignored
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        database.run(sleep, what="sleep")
-    thread.join()
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            database.run(sleep, what="sleep")
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert programs_left() == []
 
 
