@@ -59,6 +59,14 @@ class SequenceRange(_Record):
     before: int | None
     after: int | None
 
+    def admits(self, value: int | None) -> bool:
+        """Return whether a dump made meanwhile may have found `value`; None is a sequence that was never called."""
+        if (self.before is None) != (self.after is None):  # called for the first time, or reset, meanwhile
+            return True
+        if value is None or self.before is None or self.after is None:
+            return value == self.before
+        return min(self.before, self.after) <= value <= max(self.before, self.after)
+
 
 class StoredFile(_Record):
     """One file of a backup, as it is stored: sha256 and size of what is in the store."""

@@ -82,7 +82,7 @@ class BackupStore:
 
     def discard(self, backup_id: str) -> None:
         """Remove a reserved backup that was not published; no error when there is none."""
-        if self._has_manifest(backup_id):
+        if self.has(backup_id):
             return
         self.objects.delete([found.key for found in self.objects.objects(_file(backup_id, ""))])
 
@@ -98,6 +98,10 @@ class BackupStore:
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             found = list(pool.map(self._listed, self._ids()))
         return [manifest for manifest in reversed(found) if manifest is not None]
+
+    def has(self, backup_id: str) -> bool:
+        """Return whether a backup is published."""
+        return any(found.key == _meta(backup_id) for found in self.objects.objects(_meta(backup_id)))
 
     def manifest(self, backup_id: str) -> BackupManifest:
         """Return one manifest.
@@ -268,9 +272,6 @@ class BackupStore:
         for found in self.objects.objects(f"{_BACKUPS}backup_"):
             if "/" not in found.key.removeprefix(_BACKUPS):
                 yield found.key
-
-    def _has_manifest(self, backup_id: str) -> bool:
-        return any(found.key == _meta(backup_id) for found in self.objects.objects(_meta(backup_id)))
 
     def _read(self, key: str, model: type[ModelT]) -> ModelT:
         data = self.objects.read(key)

@@ -126,7 +126,7 @@ def copy_backup(connections: Connections, backup_id: str) -> str | None:
     if second is None:
         return None
     manifest = connections.store.manifest(backup_id)
-    if any(known.backup_id == backup_id for known in second.manifests()):
+    if second.has(backup_id):
         return second.place
     with suppress(TransientError):  # an earlier attempt was interrupted
         second.reserve(backup_id, triggered_by=manifest.triggered_by, at=datetime.now(UTC))
@@ -199,14 +199,7 @@ def _verify(connections: Connections, manifest: BackupManifest, level: Verificat
         if known.state is VerificationState.VERIFIED:  # what a restore has proven is not taken back by a weaker proof
             return known
         return Verification(state=VerificationState.UNVERIFIED, level=level, at=datetime.now(UTC), detail=detail)
-    proof = restore_and_compare(connections, manifest, level=level)
-    return Verification(
-        state=VerificationState.VERIFIED,
-        level=proof.level,
-        at=datetime.now(UTC),
-        restore_s=proof.restore_s,
-        detail=proof.detail,
-    )
+    return restore_and_compare(connections, manifest, level=level)
 
 
 def _record(store: BackupStore, backup_id: str, verification: Verification) -> None:

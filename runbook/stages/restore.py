@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +34,14 @@ from runbook.errors import (
     StageError,
     TransientError,
 )
-from runbook.manifest import BackupManifest, DumpFormat, SequenceRange, VerificationLevel
+from runbook.manifest import (
+    BackupManifest,
+    DumpFormat,
+    SequenceRange,
+    Verification,
+    VerificationLevel,
+    VerificationState,
+)
 from runbook.progress import report
 from runbook.reports import TableLoss
 from runbook.rules.restore_by_hand import AGE, DUMP_FILE, DUMP_FOLDER, ZST
@@ -52,15 +60,6 @@ class RestoredDatabase:
     name: str
     backup_id: str
     restore_s: float
-
-
-@dataclass(frozen=True)
-class RestoreProof:
-    """What restoring into a scratch database has shown; `restore_s` in seconds, fetching and comparing included."""
-
-    level: VerificationLevel
-    restore_s: float
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def restore_beside(connections: Connections, backup_id: str, *, purpose: str) ->
 
 def restore_and_compare(
     connections: Connections, manifest: BackupManifest, *, level: VerificationLevel
-) -> RestoreProof:
+) -> Verification:
     """Restore a backup, or a sample of it, into a scratch database, compare it, and drop it.
 
     A dump made as one stream is always restored in full: it cannot be read in parts.
@@ -113,7 +112,13 @@ def restore_and_compare(
     detail = f"restored into a scratch database; {what} ({len(tables)} tables, {rows} rows)"
     if level is VerificationLevel.SAMPLE:
         detail += f" of {len(manifest.fingerprint.tables)} tables"
-    return RestoreProof(level, round(time.monotonic() - begun, 3), detail)
+    return Verification(
+        state=VerificationState.VERIFIED,
+        level=level,
+        at=datetime.now(UTC),
+        restore_s=round(time.monotonic() - begun, 3),
+        detail=detail,
+    )
 
 
 def fill_database(
@@ -237,9 +242,13 @@ def _fetch(connections: Connections, manifest: BackupManifest, identities: list[
 
     with ThreadPoolExecutor(connections.settings.backup.jobs) as pool:
         fetched = [pool.submit(fetch, name) for name in names]
-        for number, done in enumerate(fetched, 1):
-            done.result()
-            report("fetch", number / len(fetched))
+        try:
+            for number, done in enumerate(fetched, 1):
+                done.result()
+                report("fetch", number / len(fetched))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _chosen(
@@ -329,15 +338,9 @@ def _sequence_differences(connection: psycopg.Connection, expected: dict[str, Se
     for name, known in expected.items():
         if name not in found:
             lines.append(f"sequence {name} is missing")
-        elif not _within(found[name], known):
+        elif not known.admits(found[name]):
             lines.append(f"sequence {name}: {known.before} became {found[name]}")
     return lines
-
-
-def _within(value: int | None, known: SequenceRange) -> bool:
-    if value is None or known.before is None or known.after is None:
-        return value in (known.before, known.after) or (value is not None and known.before is None)
-    return min(known.before, known.after) <= value <= max(known.before, known.after)
 
 
 def _drop_quietly(connections: Connections, name: str) -> None:

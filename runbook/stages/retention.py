@@ -22,7 +22,6 @@ _UNFINISHED_FOR = timedelta(hours=24)
 class Pruning:
     """What a pruning did. `failed` says of each backup that should have gone and did not, why."""
 
-    decisions: tuple[Decision, ...]
     removed: tuple[str, ...]
     swept: tuple[str, ...]
     failed: tuple[str, ...]
@@ -61,12 +60,11 @@ def prune_backups(connections: Connections) -> Pruning:
     Raises:
         ServiceError: the store does not answer.
     """
-    decisions = plan_pruning(connections)
     removed: list[str] = []
     failed: list[str] = []
-    for backup_id in [decision.backup.backup_id for decision in decisions if not decision.keep]:
+    for backup_id in _doomed(connections):
         try:
-            if backup_id not in {one.backup.backup_id for one in plan_pruning(connections) if not one.keep}:
+            if backup_id not in _doomed(connections):
                 continue
             _remove(connections, backup_id)
         except RunbookError as error:
@@ -76,7 +74,9 @@ def prune_backups(connections: Connections) -> Pruning:
             removed.append(backup_id)
             _log.info("%s removed", backup_id)
     swept = connections.store.sweep(older_than=_UNFINISHED_FOR)
-    return Pruning(decisions, tuple(removed), tuple(swept), tuple(failed))
+    for left in swept:
+        _log.info("%s swept", left)
+    return Pruning(tuple(removed), tuple(swept), tuple(failed))
 
 
 def pin_backup(connections: Connections, backup_id: str, *, reason: str, by: str) -> None:
@@ -86,6 +86,10 @@ def pin_backup(connections: Connections, backup_id: str, *, reason: str, by: str
         InvalidInputError: the backup id is malformed or unknown.
     """
     connections.store.pin(backup_id, Pin(reason=reason, by=by, at=datetime.now(UTC)))
+
+
+def _doomed(connections: Connections) -> list[str]:
+    return [decision.backup.backup_id for decision in plan_pruning(connections) if not decision.keep]
 
 
 def _remove(connections: Connections, backup_id: str) -> None:
