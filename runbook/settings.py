@@ -112,6 +112,12 @@ class BackupSettings(_Section):
 class WatchSettings(_Section):
     """How long a release is watched after it got the traffic, and how often."""
 
+    served_within_s: float = Field(
+        default=10,
+        gt=0,
+        le=300,
+        description="Seconds until the public URL has to serve a release that got the traffic.",
+    )
     duration_s: float = Field(default=60, gt=0, le=1800, description="Seconds a new release is watched.")
     interval_s: float = Field(default=2, gt=0, description="Seconds between two looks.")
     minimum_requests: int = Field(default=20, ge=1, description="Requests needed before an error rate means anything.")

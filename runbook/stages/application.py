@@ -18,7 +18,6 @@ from runbook.stages.checklist import ReleasePlan
 from runbook.stages.health import check_health, run_smoke_tests
 
 _log = logging.getLogger(__name__)
-_SERVED_WITHIN_S = 10
 
 
 def stage_release(connections: Connections, plan: ReleasePlan) -> Release:
@@ -84,10 +83,10 @@ def confirm_served(connections: Connections, git_sha: str) -> None:
     """Wait until the public URL serves a commit, by the release header of its answers.
 
     Raises:
-        DivergedError: it does not within ten seconds.
+        DivergedError: it does not in time (`served_within_s` of the watch).
     """
     url = connections.host.public_url + connections.settings.health_paths[0]
-    deadline = time.monotonic() + _SERVED_WITHIN_S
+    deadline = time.monotonic() + connections.settings.watch.served_within_s
     while True:
         answer = probe(url)
         served = answer.headers.get(connections.settings.release_header)

@@ -12,18 +12,22 @@ from runbook.errors import RejectedError
 
 @dataclass
 class MemoryHost:
-    """Every release is ready at once; nothing is ever requested from it."""
+    """Every release is ready at once; nothing is ever requested from it.
+
+    A question named in `breaks` is answered by that error.
+    """
 
     known: dict[str, Release] = field(default_factory=dict[str, Release])
     active_id: str | None = None
     variables: dict[str, int] = field(default_factory=dict[str, int])
+    breaks: dict[str, Exception] = field(default_factory=dict[str, Exception])
 
     @property
     def public_url(self) -> str:
         return "http://shop.invalid"
 
     def check(self) -> None:
-        """It answers always."""
+        self._answer("check")
 
     def stage(self, git_sha: str, version: str) -> Release:
         for known in self.known.values():
@@ -45,6 +49,7 @@ class MemoryHost:
         return self.promote(release_id)
 
     def active(self) -> Release | None:
+        self._answer("active")
         return None if self.active_id is None else self.known[self.active_id]
 
     def releases(self) -> Sequence[Release]:
@@ -65,4 +70,9 @@ class MemoryHost:
         return RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
 
     def variable_lengths(self) -> Mapping[str, int]:
+        self._answer("variable_lengths")
         return self.variables
+
+    def _answer(self, question: str) -> None:
+        if error := self.breaks.get(question):
+            raise error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -38,3 +41,16 @@ def commit(path: Path, files: Mapping[str, str | bytes], message: str = "Change 
     git(path, "add", "--all")
     git(path, "commit", "--quiet", "--message", message)
     return git(path, "rev-parse", "HEAD")
+
+
+@contextmanager
+def no_file_bigger_than(size_bytes: int) -> Generator[None]:
+    """Make the system refuse to write more than that into one file, as a full disk does; here and in children."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

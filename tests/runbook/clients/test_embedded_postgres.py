@@ -404,5 +404,7 @@ finally:
 
 
 def test_a_free_port_can_be_bound() -> None:
+    port = free_port()
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", free_port()))
+        probe.bind(("127.0.0.1", port))
+        assert probe.getsockname()[1] == port > 1023

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import pytest
 
 from runbook.clients.folder_store import FolderStore
 from runbook.errors import RejectedError
+from tests.runbook.helpers import no_file_bigger_than
 
 KEY = "database/backups/backup_20250104_120000/dump/1.dat.zst"
 
@@ -28,19 +25,6 @@ def store(tmp_path: Path) -> FolderStore:
 
 def files(store: FolderStore) -> list[str]:
     return sorted(path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file())
-
-
-@contextmanager
-def no_file_bigger_than(size_bytes: int) -> Generator[None]:
-    """Make the system refuse to write more than that into one file, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_only_the_owner_can_read_what_is_in_the_store(store: FolderStore) -> None:

@@ -535,7 +535,8 @@ def test_time_outs_of_the_application_do_not_end_a_backup(connections: Connectio
         connection.execute("SELECT pg_sleep(0.1)")
         time.sleep(0.1)
         connection.execute("SELECT 1")
-    backup(connections)
+    made = backup(connections)
+    assert connections.store.manifests() == [made]
 
 
 def test_a_database_in_another_encoding_is_backed_up(postgres: EmbeddedPostgres, connections: Connections) -> None:

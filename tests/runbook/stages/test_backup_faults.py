@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from runbook.errors import RefusedError, RejectedError, RunbookError, StageError
 from runbook.manifest import BackupManifest, DumpFormat
 from runbook.rules.identifiers import new_backup_id
 from runbook.stages.backup import create_backup, verify_backup
-from tests.runbook.helpers import execute, query
+from tests.runbook.helpers import execute, no_file_bigger_than, query
 from tests.runbook.manifests import manifest
 
 ROWS = "CREATE TABLE items AS SELECT n, repeat(md5(n::text), 20) AS text FROM generate_series(1, 2000) n"
@@ -115,19 +114,6 @@ def test_a_pg_dump_that_is_killed(connections: Connections, earlier: BackupManif
         ended()
     check_nothing_is_left(connections, earlier)
     assert verify_backup(connections, backup(connections).backup_id).is_verified
-
-
-@contextmanager
-def no_file_bigger_than(size_bytes: int) -> Generator[None]:
-    """Make the system refuse to write more than that into one file, in this process and its children."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_no_room_for_the_dump(connections: Connections, earlier: BackupManifest) -> None:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
@@ -13,7 +12,6 @@ import pytest
 
 from runbook.clients.application_host import ApplicationHost, LogLine, Release, ReleaseState, RequestMetrics
 from runbook.clients.embedded_postgres import EmbeddedPostgres
-from runbook.clients.http_probe import probe
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import DivergedError, StageError, TransientError
@@ -236,8 +234,7 @@ def test_nobody_listening_fails_every_endpoint(shop: Shop) -> None:
     assert len(failed(checks)) == len(checks) == 4
 
 
-def test_an_endpoint_that_hangs_fails_in_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runbook.stages.health.probe", partial(probe, timeout_s=1))
+def test_an_endpoint_that_hangs_fails_in_time(shop: Shop) -> None:
     shop.application.answers["/api/health"] = (0, "")
     assert failed(list(shop.health().values())) == ["GET /api/health", "served version"]
     assert shop.application.requests.count("GET /api/health") == 1, "asked once, though two answers come of it"
@@ -283,8 +280,9 @@ def test_a_promotion_is_done_when_the_commit_is_served(shop: Shop) -> None:
     assert len(shop.application.requests) > 1
 
 
-def test_a_promotion_that_changes_nothing_is_found_out(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runbook.stages.application._SERVED_WITHIN_S", 0.2)
+def test_a_promotion_that_changes_nothing_is_found_out(shop: Shop) -> None:
+    settings = shop.connections.settings.model_copy(update={"watch": WatchSettings(served_within_s=0.2)})
+    shop.connections = replace(shop.connections, settings=settings)
     with pytest.raises(DivergedError, match=f"was to serve cccccccccccc, but serves {shop.release.git_sha}"):
         promote_release(shop.connections, shop.host.stage("c" * 40, "v2"))
     shop.application.sha = ""
@@ -405,7 +403,8 @@ def test_one_missing_number_does_not_end_the_watch(shop: Shop) -> None:
 @pytest.mark.timeout(30)
 def test_a_long_pause_between_looks_does_not_prolong_the_watch(shop: Shop) -> None:
     settings = shop.connections.settings.model_copy(update={"watch": WatchSettings(duration_s=0.2, interval_s=60)})
-    watch_release(replace(shop.connections, settings=settings), shop.plan, shop.release, AT)
+    watched = watch_release(replace(shop.connections, settings=settings), shop.plan, shop.release, AT)
+    assert watched.verdict is Verdict.INCONCLUSIVE, "it ended, though it saw no traffic"
 
 
 @pytest.mark.parametrize(
@@ -427,11 +426,8 @@ def test_without_an_expected_release_nothing_may_have_the_traffic(shop: Shop) ->
     assert state_of(probe_state(shop.connections, None)) is FinalState.VERIFIED
 
 
-def test_a_host_that_does_not_answer_leaves_the_state_unverified(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> Release | None:
-        raise TransientError("no answer")
-
-    monkeypatch.setattr(shop.host, "active", fail)
+def test_a_host_that_does_not_answer_leaves_the_state_unverified(shop: Shop) -> None:
+    shop.host.breaks["active"] = TransientError("no answer")
     assert state_of(probe_state(shop.connections, None)) is FinalState.UNVERIFIED
 
 
