@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from runbook.errors import InvalidInputError
 from runbook.manifest import DumpFormat, VerificationLevel
 from runbook.rules.identifiers import check_environment_name, check_identifier, check_recipient
+from runbook.rules.lint import Severity
+from runbook.rules.migration_files import Irregularity
 
 
 class _Section(BaseModel):
@@ -35,8 +37,20 @@ class TestCommand(_Section):
     )
 
 
+class MigrationBudget(_Section):
+    """What a migration may cost the application, by its rehearsal; over it nothing is applied."""
+
+    duration_s: float = Field(default=1800, gt=0, description="Seconds that all pending migrations may take.")
+    blocked_s: float = Field(
+        default=5, gt=0, description="Seconds that a table with rows may be closed to reading or writing."
+    )
+    queued_calls: float = Field(
+        default=100, gt=0, description="Calls of the application that may wait for one table at the live call rate."
+    )
+
+
 class MigrationSettings(_Section):
-    """Where the migrations are and how long they may wait."""
+    """Where the migrations are, in which order they come, and how long they may wait."""
 
     directory: str = Field(
         default="migrations", description="Folder of the .sql files in the application's repository."
@@ -44,8 +58,29 @@ class MigrationSettings(_Section):
     history_table: Annotated[str, AfterValidator(lambda name: check_identifier(name, "history_table"))] = Field(
         default="schema_migrations", description="Table that lists what has been applied."
     )
+    allowed: tuple[Irregularity, ...] = Field(
+        default=(),
+        description="What is ordered as documented instead of refused: `same-version` by name, `out-of-order` by "
+        "version, `mixed-versions` by time, `variant` by name.",
+    )
+    left_out: tuple[str, ...] = Field(
+        default=(), description="Names of migrations that are never applied here; each plan shows them."
+    )
     lock_timeout_s: float = Field(default=5, gt=0, le=60, description="Seconds a migration waits for a table lock.")
+    lock_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=5, description="How often a migration is tried when it does not get its locks, with longer pauses."
+    )
     statement_timeout_s: float = Field(default=600, gt=0, description="Seconds one statement may take.")
+    maximum_transaction_s: float = Field(
+        default=300, gt=0, description="Seconds that another transaction may be open before nothing is begun."
+    )
+    maximum_replication_lag_s: float = Field(
+        default=30, gt=0, description="Seconds that a replica may be behind before nothing is begun."
+    )
+    lint: dict[str, Severity] = Field(
+        default={}, description="Severity of a lint rule by its name: `error` refuses, `warning` is shown, `off`."
+    )
+    budget: MigrationBudget = MigrationBudget()
     restore_on_failure: bool = Field(
         default=False,
         description="Let a failed migration that no down script undoes be undone by restoring the backup made just "
