@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from deployments import database_commands
+from deployments import database_commands, migration_commands
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
@@ -115,7 +115,7 @@ def deploy_status(environment: str) -> None:
         )
 
 
-for _command in database_commands.COMMANDS:
+for _command in (*database_commands.COMMANDS, *migration_commands.COMMANDS):
     cli.add_command(_command)
 
 

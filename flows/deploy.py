@@ -17,9 +17,14 @@ STAGES = procedure.DeployStages(
     # Stage 3: Database Backup
     create_backup=backup.create_backup,
     verify_backup=backup.verify_backup,
+    prove_by_copy=backup.prove_by_copy,
     copy_backup=backup.copy_backup,
     # Stage 4: Database Migration, with automatic rollback on failure
+    rehearse_migrations=migration.rehearse_migrations,
+    schema_state=migration.schema_state,
     apply_migrations=migration.apply_migrations,
+    verify_migrations=migration.verify_migrations,
+    begun_migrations=migration.begun_migrations,
     undo_migrations=migration.undo_migrations,
     restore_beside=restore.restore_beside,
     quote_loss=restore.quote_loss,

@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from runbook.manifest import VerificationLevel
+from runbook.rules.migration_names import Phase
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,102 @@ class Step(_Report):
     error: str | None = None
 
 
+class RollbackScope(StrEnum):
+    """What a rollback takes back. Source: runbook, "Rollback Types"."""
+
+    FULL = "full"
+    APP_ONLY = "app-only"
+    DB_ONLY = "db-only"
+
+
+class Legality(StrEnum):
+    """Whether a rollback works after a release. UNPROVEN: nothing speaks against it, but it was not tried."""
+
+    LEGAL = "legal"
+    ILLEGAL = "illegal"
+    UNPROVEN = "unproven"
+
+
+class RollbackVerdict(_Report):
+    """Whether one scope of rollback works after a release, by what evidence, and what it costs."""
+
+    scope: RollbackScope
+    legality: Legality
+    evidence: tuple[str, ...]
+    cost: str
+
+
+class StatementCost(_Report):
+    """What one statement of a migration cost in the rehearsal; `line` is counted from 1.
+
+    `wal_bytes` is what the whole server wrote meanwhile, so at most that. `locks` and `rewrites` name tables that
+    were there before.
+    """
+
+    path: str
+    line: int
+    statement: str
+    duration_s: float
+    locks: tuple[str, ...]
+    rewrites: tuple[str, ...]
+    wal_bytes: int
+
+
+class TableBlock(_Report):
+    """For how long a table is closed, and to how many calls at the live rate."""
+
+    table: str
+    closed_to: str
+    held_s: float
+    calls_per_s: float
+    queued_calls: float
+
+
+class UndoOutcome(StrEnum):
+    """What the down scripts do in the rehearsal: only RESTORES makes them fit for use."""
+
+    RESTORES = "restores"
+    MISSING = "missing"
+    FAILS = "fails"
+    DIFFERS = "differs"
+
+
+class UndoEvidence(_Report):
+    """How the down scripts of all pending migrations did in the rehearsal."""
+
+    outcome: UndoOutcome
+    detail: str
+    duration_s: float = 0
+
+
+class Rehearsal(_Report):
+    """The pending migrations, tried on a restored backup. Durations in seconds.
+
+    `compatible` is what the running release had to say to the new schema: before the traffic changes, and, when
+    there is a second half, after it. None where it could not be tried.
+    """
+
+    backup_id: str
+    restore_s: float
+    migrations: tuple[str, ...]
+    duration_s: float
+    wal_bytes: int
+    statements: tuple[StatementCost, ...]
+    blocked: tuple[TableBlock, ...]
+    call_rates: str
+    schema_sha256_pre: str
+    schema_sha256_post: str | None
+    undo: UndoEvidence
+    compatible: bool | None
+    compatible_at_end: bool | None
+    compatibility: tuple[str, ...]
+    refusals: tuple[str, ...] = Field(default=(), description="Why nothing may be applied: over budget, and more.")
+
+    def schema_after(self, phase: Phase) -> str | None:
+        """Return the schema's hash that is to be expected after a phase."""
+        return self.schema_sha256_pre if phase is Phase.PRE else self.schema_sha256_post
+
+
 class DeployReport(_Report):
     """One deploy. `success` says that the new release has the traffic; `state` is about what runs now."""
 
@@ -69,6 +166,8 @@ class DeployReport(_Report):
     previous_git_sha: str | None = None
     backup_id: str | None = None
     migrations: tuple[str, ...] = ()
+    rehearsal: Rehearsal | None = None
+    verdict: tuple[RollbackVerdict, ...] = Field(default=(), description="Which rollbacks work after this release.")
     undone: tuple[str, ...] = Field(default=(), description="What was undone after a failure, in order.")
     reason: str
     triggered_by: str
@@ -79,14 +178,6 @@ class DeployReport(_Report):
     findings: tuple[str, ...] = Field(default=(), description="What was found that is not as it should be.")
     error: str | None = None
     steps: tuple[Step, ...]
-
-
-class RollbackScope(StrEnum):
-    """What a rollback takes back. Source: runbook, "Rollback Types"."""
-
-    FULL = "full"
-    APP_ONLY = "app-only"
-    DB_ONLY = "db-only"
 
 
 class TableLoss(_Report):
@@ -115,6 +206,29 @@ class RollbackReport(_Report):
     duration: float
     success: bool
     state: FinalState
+    findings: tuple[str, ...] = ()
+    error: str | None = None
+    steps: tuple[Step, ...]
+
+
+class MigrateReport(_Report):
+    """One run of the database's migrations alone. With `dry_run` they were only rehearsed."""
+
+    environment: str
+    timestamp: AwareDatetime
+    git_ref: str
+    git_sha: str
+    backup_id: str | None = None
+    dry_run: bool
+    migrations: tuple[str, ...] = ()
+    rehearsal: Rehearsal | None = None
+    undone: tuple[str, ...] = ()
+    reason: str
+    triggered_by: str
+    duration: float
+    success: bool
+    state: FinalState
+    warnings: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     error: str | None = None
     steps: tuple[Step, ...]

@@ -53,7 +53,8 @@ class MigrationSettings(_Section):
     """Where the migrations are, in which order they come, and how long they may wait."""
 
     directory: str = Field(
-        default="migrations", description="Folder of the .sql files in the application's repository."
+        default="migrations",
+        description="Folder of the .sql files in the application's repository; empty: it has no migrations.",
     )
     history_table: Annotated[str, AfterValidator(lambda name: check_identifier(name, "history_table"))] = Field(
         default="schema_migrations", description="Table that lists what has been applied."
@@ -65,6 +66,9 @@ class MigrationSettings(_Section):
     )
     left_out: tuple[str, ...] = Field(
         default=(), description="Names of migrations that are never applied here; each plan shows them."
+    )
+    maximum_file_mb: float = Field(
+        default=5, gt=0, description="Megabytes of a migration; a greater one is data, and loaded by itself."
     )
     lock_timeout_s: float = Field(default=5, gt=0, le=60, description="Seconds a migration waits for a table lock.")
     lock_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
@@ -80,7 +84,15 @@ class MigrationSettings(_Section):
     lint: dict[str, Severity] = Field(
         default={}, description="Severity of a lint rule by its name: `error` refuses, `warning` is shown, `off`."
     )
+    rehearse: bool = Field(
+        default=True, description="Try the migrations on the backup, restored beside the live database, beforehand."
+    )
     budget: MigrationBudget = MigrationBudget()
+    require_compatible: bool = Field(
+        default=True,
+        description="Refuse migrations with which, in the rehearsal, the running release fails: it still has the "
+        "traffic while they are applied.",
+    )
     restore_on_failure: bool = Field(
         default=False,
         description="Let a failed migration that no down script undoes be undone by restoring the backup made just "

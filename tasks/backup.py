@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from runbook.connections import Connections
 from runbook.manifest import BackupManifest, VerificationLevel
 from runbook.stages import backup
+from runbook.stages.restore import RestoredDatabase
 from tasks.progress import progress_artifacts
 from tasks.retries import stage_task
 
@@ -27,13 +28,17 @@ def verify_backup(
     """See `runbook.stages.backup.verify_backup`; leaves manifest and catalogue as artifacts. Safe to repeat."""
     with progress_artifacts(f"verification of {backup_id}"):
         manifest = backup.verify_backup(connections, backup_id, level=level)
-    create_markdown_artifact(
-        key=f"backup-{connections.settings.name}",
-        markdown=_render(manifest),
-        description=f"{manifest.backup_id}: {manifest.verification.state}",
-    )
-    publish_catalogue(connections)
+    _publish_proof(connections, manifest)
     return manifest
+
+
+@stage_task("Stage 3: Backup Verification", retries=2)
+def prove_by_copy(connections: Connections, backup_id: str) -> RestoredDatabase:
+    """See `runbook.stages.backup.prove_by_copy`; leaves manifest and catalogue as artifacts. Safe to repeat."""
+    with progress_artifacts(f"verification of {backup_id}"):
+        copy = backup.prove_by_copy(connections, backup_id)
+    _publish_proof(connections, connections.store.manifest(backup_id))
+    return copy
 
 
 copy_backup = stage_task("Stage 3: Second Copy", retries=3)(backup.copy_backup)
@@ -65,6 +70,15 @@ def publish_catalogue(connections: Connections) -> None:
         ],
         description=f"Backups of {name} in {connections.store.place}, newest first: {len(found)}.",
     )
+
+
+def _publish_proof(connections: Connections, manifest: BackupManifest) -> None:
+    create_markdown_artifact(
+        key=f"backup-{connections.settings.name}",
+        markdown=_render(manifest),
+        description=f"{manifest.backup_id}: {manifest.verification.state}",
+    )
+    publish_catalogue(connections)
 
 
 def _render(manifest: BackupManifest) -> str:

@@ -8,6 +8,7 @@ from runbook.connections import Connections
 from runbook.rules.checklist import MANUAL_ITEMS
 from runbook.stages import checklist
 from runbook.stages.checklist import Checklist, ReleasePlan
+from tasks.migration import publish_plan
 from tasks.retries import stage_task
 
 
@@ -15,15 +16,7 @@ from tasks.retries import stage_task
 def plan_release(connections: Connections, git_ref: str) -> tuple[ReleasePlan, tuple[str, ...]]:
     """See `runbook.stages.checklist.plan_release`; leaves the list of pending migrations as an artifact."""
     plan, warnings = checklist.plan_release(connections, git_ref)
-    create_table_artifact(
-        key=f"migrations-{connections.settings.name}",
-        table=[
-            {"migration": migration.name, "transaction": "shared" if step.transactional else step.reason}
-            for step in plan.steps
-            for migration in step.migrations
-        ],
-        description=f"Migrations that deploying {plan.version} ({plan.git_sha[:12]}) applies, in order.",
-    )
+    publish_plan(connections, plan.migrations)
     return plan, warnings
 
 

@@ -8,7 +8,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from runbook.connections import Connections
-from runbook.reports import DeployReport, RollbackReport, Step
+from runbook.plans import render_verdict
+from runbook.reports import DeployReport, MigrateReport, RollbackReport, Step
 from runbook.stages import record
 from tasks.retries import stage_task
 
@@ -26,6 +27,7 @@ def record_deploy(connections: Connections, report: DeployReport) -> str:
         *(f"- undone: {undone}" for undone in report.undone),
         *(f"- finding: {finding}" for finding in report.findings),
         *(f"- warning: {warning}" for warning in report.warnings),
+        *render_verdict(report.verdict),
         *_error(report.error),
         *_steps(report.steps),
     ]
@@ -33,6 +35,29 @@ def record_deploy(connections: Connections, report: DeployReport) -> str:
         key=f"deploy-summary-{report.environment}",
         markdown="\n".join(lines),
         description=f"Deploy of {report.version} to {report.environment}: {report.state}",
+    )
+    return where
+
+
+@stage_task("Record")
+def record_migrate(connections: Connections, report: MigrateReport) -> str:
+    """See `runbook.stages.record.record_migrate`; then leaves the summary of the migration as an artifact."""
+    where = record.record_migrate(connections, report)
+    lines = [
+        f"# Database {'migrated' if report.success else 'not migrated'}, {report.state}",
+        f"- commit `{report.git_sha}`, backup: {report.backup_id or 'none'}",
+        f"- migrations: {', '.join(report.migrations) or 'none'}",
+        f"- triggered by {report.triggered_by}: {report.reason}",
+        *(f"- undone: {undone}" for undone in report.undone),
+        *(f"- finding: {finding}" for finding in report.findings),
+        *(f"- warning: {warning}" for warning in report.warnings),
+        *_error(report.error),
+        *_steps(report.steps),
+    ]
+    create_markdown_artifact(
+        key=f"migrate-summary-{report.environment}",
+        markdown="\n".join(lines),
+        description=f"Migration of the database of {report.environment}: {report.state}",
     )
     return where
 

@@ -7,6 +7,7 @@ never rebuild.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -108,6 +109,13 @@ class ApplicationHost(Protocol):
 
     def warm(self, release_id: str) -> Release:
         """Make sure that a known release runs and answers on its private URL."""
+        ...
+
+    def trial(self, release_id: str, database_url: str) -> AbstractContextManager[str]:
+        """Run a known release once more, against another database, and yield its private URL; end it with the `with`.
+
+        It gets no traffic and is in no list. A host that cannot do that raises `RejectedError`.
+        """
         ...
 
     def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:

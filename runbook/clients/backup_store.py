@@ -4,7 +4,7 @@ database/backups/<backup_id>/RESERVED        who is making it, since when; writt
 database/backups/<backup_id>/...             its files
 database/backups/<backup_id>.meta.json       its manifest, written last: without one there is no backup
 database/backups/<backup_id>.pin.json        why it is kept for ever, if it is
-logs/deploy_*.json, logs/rollback_*.json, logs/drill_*.json
+logs/deploy_*.json, logs/rollback_*.json, logs/drill_*.json, logs/migrate_*.json
 
 Source: runbook, "Deployment Logs".
 """
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from runbook.clients.object_store import CHUNK_BYTES, MissingObjectError, ObjectExistsError, ObjectStore
 from runbook.errors import DamagedBackupError, InvalidInputError, RefusedError, RejectedError, TransientError
 from runbook.manifest import BackupManifest, Pin, StoredFile
-from runbook.reports import DeployReport, DrillReport, RollbackReport
+from runbook.reports import DeployReport, DrillReport, MigrateReport, RollbackReport
 from runbook.rules.identifiers import check_backup_id
 
 _log = logging.getLogger(__name__)
@@ -231,6 +231,10 @@ class BackupStore:
         """Keep the report of a restore drill; return where (`logs/drill_*.json`)."""
         return self._write_report("drill", report)
 
+    def write_migrate(self, report: MigrateReport) -> str:
+        """Keep the report of a migration of the database alone; return where (`logs/migrate_*.json`)."""
+        return self._write_report("migrate", report)
+
     def history(self) -> Sequence[DeployReport | RollbackReport]:
         """Return the reports of deploys and rollbacks, oldest first.
 
@@ -245,7 +249,7 @@ class BackupStore:
         """Return the reports of restore drills, oldest first."""
         return sorted(self._reports("drill", DrillReport), key=lambda report: report.timestamp)
 
-    def _write_report(self, kind: str, report: DeployReport | RollbackReport | DrillReport) -> str:
+    def _write_report(self, kind: str, report: DeployReport | RollbackReport | DrillReport | MigrateReport) -> str:
         key = f"logs/{kind}_{report.timestamp:%Y%m%d_%H%M%S_%f}.json"
         self.objects.replace(key, _json(report))
         return f"{self.place}/{key}"

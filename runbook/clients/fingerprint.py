@@ -18,6 +18,7 @@ from psycopg import sql
 from runbook.clients.postgres import Database
 from runbook.errors import RejectedError, StageError, TransientError
 from runbook.manifest import Fingerprint, TableFingerprint
+from runbook.rules.migration_names import history_name
 
 LARGE_OBJECTS = "pg_catalog.pg_largeobject"
 _OLDEST_SERVER = 140000  # has hash_record_extended
@@ -77,6 +78,7 @@ SELECT count(*) FILTER (WHERE number = 0),
 FROM pieces
 """
 _PIECE_BYTES = 8 << 20
+_COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
 # What differs between two dumps of one schema: versions and dates, and a random key.
 _RANDOM_LINE = re.compile(r"-- Dumped |\\(?:un)?restrict ")
 # PostgreSQL writes some expressions differently once they have been dumped and restored: `x IN ('a', 'b')` of a
@@ -169,16 +171,21 @@ def fingerprint(
 
 
 def applied_migrations(connection: psycopg.Connection, history_table: str) -> list[str]:
-    """Return the names of the migrations recorded as applied, sorted; empty when there is no history yet."""
-    exists = connection.execute("SELECT to_regclass(%s)", [f'public."{history_table}"']).fetchone()
-    if exists is None or exists[0] is None:
+    """Return the names of the migrations recorded as applied, sorted.
+
+    Empty when there is no history yet, or when the table of that name is another tool's.
+    """
+    table = f'public."{history_table}"'
+    columns = {str(row[0]) for row in connection.execute(_COLUMNS, [table]).fetchall()}
+    if "migration_name" not in columns:
         return []
     rows = connection.execute(
-        sql.SQL("SELECT migration_name FROM {} WHERE status = 'completed' ORDER BY 1").format(
-            sql.Identifier("public", history_table)
+        sql.SQL("SELECT migration_name FROM {} {} ORDER BY 1").format(
+            sql.Identifier("public", history_table),
+            sql.SQL("WHERE status = 'completed'" if "status" in columns else ""),
         )
     ).fetchall()
-    return [str(row[0]) for row in rows]
+    return sorted({history_name(str(row[0])) for row in rows})
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,39 @@ class Repository:
         except UnicodeDecodeError as error:
             raise RejectedError(f"{path} at {git_sha[:12]} is not UTF-8: {error}") from error
 
+    def texts(self, git_sha: str, paths: Sequence[str]) -> dict[str, str]:
+        """Return several files of a commit as text by their paths; those that the commit does not have are left out.
+
+        Raises:
+            RejectedError: a file is not UTF-8.
+        """
+        asked = "".join(f"{git_sha}:{path}\n" for path in paths).encode()
+        answer = io.BytesIO(self._run("cat-file", "--batch", source=asked).stdout)
+        found: dict[str, str] = {}
+        for path in paths:
+            header = answer.readline().split()
+            if header[-1:] == [b"missing"] or len(header) != 3:
+                continue
+            data = answer.read(int(header[2]))
+            answer.read(1)
+            try:
+                found[path] = data.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                line = data.count(b"\n", 0, error.start) + 1
+                raise RejectedError(f"{path}:{line} at {git_sha[:12]} is not UTF-8: {error}") from error
+        return found
+
+    def mentions(self, git_sha: str, word: str, *, outside: str, limit: int = 3) -> list[str]:
+        """Return where a commit's files have a word, as `path:line`; binary files and a directory are left out."""
+        done = self._run(
+            "grep", "-n", "-w", "-F", "-I", "-z", "-e", word, git_sha, "--", ".", f":(exclude,top){outside}"
+        )
+        places: list[str] = []
+        for line in done.stdout.decode(errors="replace").splitlines():
+            path, number, *_ = line.removeprefix(f"{git_sha}:").split("\0")
+            places.append(f"{path}:{number}")
+        return places[:limit]
+
     def messages(self, since: str | None, until: str) -> list[str]:
         """Return the commit messages after one commit up to another; all up to it when `since` is None."""
         span = until if since is None else f"{since}..{until}"
@@ -99,14 +133,14 @@ class Repository:
             raise RejectedError(f"repository {self.path}: {reason}")
         return done.stdout.decode(errors="replace")
 
-    def _run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    def _run(
+        self, *arguments: str, variables: Mapping[str, str] | None = None, source: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
         # Another owner's repository is read all the same: the path is configured, not found.
         argv = ["git", "-c", f"safe.directory={self.path.resolve()}", "-C", str(self.path), *arguments]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         environment = inherited | dict(variables or {})
         try:
-            return subprocess.run(
-                argv, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False
-            )
+            return subprocess.run(argv, env=environment, capture_output=True, input=source, timeout=120, check=False)
         except subprocess.TimeoutExpired as error:
             raise RejectedError(f"repository {self.path}: git {arguments[0]} did not end within 120 s") from error

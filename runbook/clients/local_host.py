@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -174,6 +175,16 @@ class LocalHost:
         """Return one release."""
         return _release(self._ask("GET", "/release", {"release_id": release_id}))
 
+    @contextmanager
+    def trial(self, release_id: str, database_url: str) -> Generator[str]:
+        """Run a release once more, against another database, and yield its private URL; end it with the `with`."""
+        asked = {"release_id": release_id, "database_url": database_url}
+        trial: dict[str, str] = self._ask("POST", "/trial", body=asked, timeout_s=_START_RELEASE_S)
+        try:
+            yield trial["url"]
+        finally:
+            self._ask("DELETE", "/trial", {"trial_id": trial["trial_id"]}, timeout_s=_STOP_S)
+
     def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
         """Return the newest `limit` log lines of a release, oldest first; `since` is aware."""
         query = {"release_id": release_id, "limit": str(limit)} | ({"since": since.isoformat()} if since else {})
@@ -195,7 +206,13 @@ class LocalHost:
         return _release(self._ask("POST", path, query, timeout_s=_START_RELEASE_S))
 
     def _ask(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, *, timeout_s: float = _ANSWER_S
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, str] | None = None,
+        timeout_s: float = _ANSWER_S,
     ) -> Any:  # noqa: ANN401 - JSON, whose shape only the caller knows
         query = query or {}
         what = f"local host {path[1:]} {' '.join(query.values())}".rstrip()
@@ -203,7 +220,7 @@ class LocalHost:
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
             with httpx.Client(verify=self._tls, trust_env=False, timeout=timeout, headers=headers) as client:
-                response = client.request(method, self._admin_url + path, params=query)
+                response = client.request(method, self._admin_url + path, params=query, json=body)
         except httpx.TransportError as exc:
             raise TransientError(f"{what}: the daemon at {self._admin_url} does not answer: {exc}") from exc
         if response.is_success:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -40,6 +41,7 @@ from runbook.clients.local_host_files import (
 from runbook.clients.local_host_process import current_process, listening_socket
 from runbook.clients.local_host_proxy import Proxy, RequestCounts
 from runbook.clients.local_host_releases import Releases
+from runbook.clients.local_host_trial import Trials
 from runbook.errors import RejectedError, RunbookError, StageError, TransientError
 
 logger = logging.getLogger(__name__)
@@ -51,9 +53,10 @@ _STATUS = ((RejectedError, 404), (StageError, 422), (TransientError, 503))
 class Admin:
     """The admin interface: the methods of `ApplicationHost` as HTTP, for whoever holds the token."""
 
-    def __init__(self, root: Path, releases: Releases, counts: RequestCounts) -> None:
+    def __init__(self, root: Path, releases: Releases, trials: Trials, counts: RequestCounts) -> None:
         self._root = root
         self._releases = releases
+        self._trials = trials
         self._counts = counts
 
     def application(self, shut_down: Callable[[], None]) -> Starlette:
@@ -68,6 +71,7 @@ class Admin:
             return Route(path, endpoint, methods=[method])
 
         def stop_all(_: Mapping[str, str]) -> None:
+            self._trials.end_all()
             releases.shut_down()
             shut_down()
 
@@ -81,6 +85,8 @@ class Admin:
                 act("/active", lambda _: _release(releases.active())),
                 act("/releases", lambda _: [_release(release) for release in releases.newest_first()]),
                 act("/release", lambda q: _release(releases.describe(releases.find(_given(q, "release_id"))))),
+                Route("/trial", self._begin_trial, methods=["POST"]),
+                act("/trial", lambda q: self._trials.end(_given(q, "trial_id")), "DELETE"),
                 act("/logs", self._logs),
                 Route("/metrics", self._metrics, methods=["GET"]),
                 act("/variables", lambda _: {name: len(value) for name, value in read_variables(self._root).items()}),
@@ -98,6 +104,12 @@ class Admin:
             self._root / "logs" / f"{release_id}.log", since=_time(since) if since else None, limit=int(limit)
         )
         return [{"at": line.at.isoformat(), "level": line.level, "message": line.message} for line in lines]
+
+    async def _begin_trial(self, request: Request) -> JSONResponse:
+        # In the body, because a URL may be logged; a database's holds its password.
+        asked = await request.json()
+        trial = await run_in_threadpool(self._trials.begin, _given(asked, "release_id"), _given(asked, "database_url"))
+        return JSONResponse({"trial_id": trial.trial_id, "url": trial.url})
 
     async def _metrics(self, request: Request) -> JSONResponse:
         # On the event loop, where the proxy counts.
@@ -167,12 +179,13 @@ def serve(root: Path) -> None:
     me = current_process()
     address = HostAddress(_url(admin), _url(public), secrets.token_urlsafe(32), me.pid, me.create_time)
     releases, counts = Releases(root), RequestCounts()
+    trials = Trials(root, releases)
     releases.supervise()
 
     def shut_down() -> None:
         server.should_exit = True
 
-    application = Admin(root, releases, counts).application(shut_down)
+    application = Admin(root, releases, trials, counts).application(shut_down)
     config = uvicorn.Config(
         Front(application, Proxy(releases, counts), address),
         loop="asyncio",
@@ -189,22 +202,24 @@ def serve(root: Path) -> None:
     )
     server = uvicorn.Server(config)
     over = threading.Event()
-    threading.Thread(target=_supervise_until, args=(over, releases), daemon=True).start()
+    threading.Thread(target=_supervise_until, args=(over, releases, trials), daemon=True).start()
     write_private(root / "host.json", asdict(address))
     try:
         server.run(sockets=[public, admin])
     finally:
         over.set()
+        trials.end_all()
 
 
 def _url(listening: socket.socket) -> str:
     return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def _supervise_until(over: threading.Event, releases: Releases) -> None:
+def _supervise_until(over: threading.Event, releases: Releases, trials: Trials) -> None:
     while not over.wait(_SUPERVISE_EVERY_S):
         try:
             releases.supervise()
+            trials.end_overdue()
         except Exception:  # the supervisor must outlive a config.json that cannot be read
             logger.exception("supervising failed")
 

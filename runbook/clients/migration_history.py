@@ -1,31 +1,30 @@
-"""The table of applied migrations, the lock that keeps two migrations apart, and psql, which runs the scripts.
+"""The table of applied migrations, the locks that keep two migrations apart, and how far an unfinished file came.
 
-A script is run by psql itself, so that it does here exactly what it does by hand.
-Source: PostgreSQL manual, "psql" and "Advisory Locks".
+Source: PostgreSQL manual, "Advisory Locks"; runbook, "Stage 4: Database Migration".
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import re
-import subprocess
-import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 
+import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from runbook.clients.postgres import Database
-from runbook.errors import RefusedError, ServiceError, StageError, TransientError
+from runbook.errors import RefusedError, RejectedError, ServiceError
+from runbook.rules.migration_checksums import checksum, normalised_checksum
+from runbook.rules.migration_names import history_name
 from runbook.settings import MigrationSettings
 
 _log = logging.getLogger(__name__)
 
-# The table as it is in use today; adopted where it exists.
+# The table as it is in use today; adopted where it exists. The last column is ours.
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS {} (
     migration_name text PRIMARY KEY,
@@ -34,39 +33,115 @@ CREATE TABLE IF NOT EXISTS {} (
     checksum text,
     status text NOT NULL DEFAULT 'completed',
     error_message text,
-    rollback_performed boolean NOT NULL DEFAULT false
+    rollback_performed boolean NOT NULL DEFAULT false,
+    normalised_checksum text
 )
+"""
+_PROGRESS = """
+CREATE TABLE IF NOT EXISTS {} (
+    migration_name text PRIMARY KEY,
+    statements_done integer NOT NULL DEFAULT 0,
+    statements_begun integer,
+    done_sha256 text NOT NULL DEFAULT ''
+)
+"""
+_COLUMNS = """
+SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
+FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
 _SESSION = """
-SELECT set_config('idle_session_timeout', '0', false), set_config('statement_timeout', '0', false)
+SELECT set_config('idle_session_timeout', '0', false), set_config('statement_timeout', '0', false),
+       set_config('lock_timeout', %s, false)
 """
-# Trying again can help: serialization failure, deadlock, lock not available, server shutting down or starting.
-_TRANSIENT = re.compile(r"^.*: +(?:40001|40P01|55P03|57P0[123]): ", re.MULTILINE)
-_CONNECTION_LOST = 2  # psql's exit code
-_PSQL_ERROR = re.compile(
-    r"^psql:(?P<file>.*?):(?P<line>\d+): (?:error|ERROR|FATAL|PANIC):\s+(?:(?P<code>\w{5}): )?(?P<text>.*)$",
-    re.MULTILINE,
-)
 _INVALID_INDEXES = """
 SELECT n.nspname, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND c.relkind = 'i'
 """
+_UNCHECKED = """
+SELECT format('%I.%I of %s', n.nspname, k.conname, k.conrelid::regclass) FROM pg_constraint k
+JOIN pg_namespace n ON n.oid = k.connamespace WHERE NOT k.convalidated
+"""
+# Each file gets the session that it would have on its own: nothing of the one before it may leak.
+_RESET = "RESET SESSION AUTHORIZATION\\; RESET ROLE\\; RESET ALL\\; CLOSE ALL\\; DEALLOCATE ALL\\; DISCARD TEMP\\; "
+_OWN_ROLE = "RESET SESSION AUTHORIZATION\\; RESET ROLE\\; "
+_OWN_ROLE_HERE = "SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL ROLE NONE;"
+# What a file deferred is checked at its end, as when it runs alone; later files may defer again.
+CHECK_DEFERRED_SQL = (
+    "SET CONSTRAINTS ALL IMMEDIATE\\; "
+    "DO $runbook$ DECLARE c text; BEGIN FOR c IN SELECT format('%I.%I', n.nspname, k.conname)"
+    " FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace WHERE k.condeferred"
+    " LOOP EXECUTE 'SET CONSTRAINTS ' || c || ' DEFERRED'; END LOOP; END $runbook$\\; "
+)
+"""Checks, inside a transaction, what a file has deferred."""
+_BEGIN = (
+    "DO $runbook$ DECLARE holder text; BEGIN"
+    " IF current_setting('lock_timeout')::interval <> {lock}::interval"
+    " OR current_setting('statement_timeout')::interval <> {statement}::interval"
+    " THEN RAISE 'the server did not take the time-outs that were set'; END IF;"
+    " IF NOT pg_catalog.pg_try_advisory_lock({key}) THEN"
+    " SELECT string_agg(pid::text, ', ') INTO holder FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND ((classid::bigint << 32) | objid::bigint) = {key} AND pid <> pg_backend_pid();"
+    " RAISE 'a migration whose run has died still goes on in session %', holder USING ERRCODE = '55P03',"
+    " HINT = 'Wait until it has ended, or end it with pg_terminate_backend.'; END IF; END $runbook$\\; "
+)
+START_SQL = "SELECT pg_catalog.set_config('runbook.started', pg_catalog.clock_timestamp()::text, false);"
+"""Writes down in psql's session when the next file begins."""
+_OTHER_TOOLS = {
+    "_prisma_migrations": "Prisma",
+    "flyway_schema_history": "Flyway",
+    "databasechangelog": "Liquibase",
+    "alembic_version": "Alembic",
+    "django_migrations": "Django",
+    "knex_migrations": "Knex",
+    "pgmigrations": "node-pg-migrate",
+    "__drizzle_migrations": "Drizzle",
+    "goose_db_version": "goose",
+    "schema_version": "an older Flyway",
+    "SequelizeMeta": "Sequelize",
+    "typeorm_migrations": "TypeORM",
+    "atlas_schema_revisions": "Atlas",
+    "gorp_migrations": "sql-migrate",
+    "schema_migrations": "Rails, dbmate or golang-migrate",
+}
 
 
 @dataclass(frozen=True)
-class Script:
-    """A SQL script with the name it has in the history; `forward` False means that it undoes that migration."""
+class Applied:
+    """One row of the history. `name` is the migration's; `at` is when it was applied, as the table says."""
 
-    migration: str
-    path: str
-    text: str
-    forward: bool = True
+    name: str
+    status: str
+    at: datetime | None
+    duration_ms: int | None
+    checksum: str | None
+    normalised_checksum: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a file came that commits unit by unit; statements are counted from 1.
+
+    `begun` is the number of a statement that was begun and of which nobody wrote down how it ended.
+    """
+
+    done: int
+    begun: int | None
+    done_sha256: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What can be wrong in a schema: invalid indexes, and constraints that old rows were not checked against."""
+
+    invalid_indexes: frozenset[tuple[str, str]]
+    unchecked_constraints: frozenset[str]
 
 
 @dataclass(frozen=True)
 class MigrationHistory:
-    """Runs scripts against the application's database and records them in the history table."""
+    """What has been applied to one database, and the SQL that writes it down."""
 
     database: Database
     settings: MigrationSettings
@@ -78,125 +153,360 @@ class MigrationHistory:
         It does not stand in the way of CONCURRENTLY, because the session that holds it is in no transaction.
 
         Raises:
-            RefusedError: another migration runs.
+            RefusedError: another migration runs, or the history table is another tool's.
         """
         with self.database.connect() as connection:
-            connection.execute(_SESSION)  # the application's time-outs must not free the lock
+            connection.execute(_SESSION, [self.lock_timeout])  # the application's time-outs must not free the lock
             row = connection.execute(_LOCK, [f"mantis-runbook/{self.settings.history_table}"]).fetchone()
             if row is None or not row[0]:
                 raise RefusedError(f"another migration of {self.database.name} runs; wait until it has ended")
-            connection.execute(sql.SQL(_HISTORY).format(self._table))
+            self._check_shape(connection)
+            self._adopt(connection)
             yield
 
-    def run(self, scripts: Sequence[Script], *, transactional: bool) -> None:
-        """Run scripts in order and record each; all in one transaction, or each statement on its own.
-
-        A failed `CREATE INDEX CONCURRENTLY` leaves an invalid index behind; such an index is dropped. One left by an
-        earlier attempt, which `IF NOT EXISTS` would take for the real one, is a failure.
+    def rows(self) -> list[Applied]:
+        """Return the rows of the history, in the order of their names; none when there is no such table.
 
         Raises:
-            TransientError: a lock was not to be had within `lock_timeout_s`, or the connection was lost.
-            StageError: a script failed; the message names file, line and SQLSTATE.
+            RefusedError: the table is another tool's.
+            ServiceError: the server does not answer, or the table cannot be read.
         """
-        before = self._invalid_indexes()
-        with tempfile.TemporaryDirectory(prefix="runbook-migration-") as folder:
-            argv = self.database.programs().argv("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose")
-            if transactional:
-                argv.append("-1")
-            paths: dict[str, str] = {}
-            for number, script in enumerate(scripts):
-                path = Path(folder) / f"{number:04d}_{Path(script.path).name}"
-                path.write_text(script.text, encoding="utf-8", newline="")
-                paths[path.name] = script.path
-                argv += ["-c", self._prepared(), "-f", str(path)]
-                argv += ["-c", self._no_stale_index(script, before), "-c", self._record(script)]
-            try:
-                self._psql(argv, paths)
-            except BaseException:
-                self._drop_new_indexes(before)
-                raise
-
-    def drop(self) -> None:
-        """Drop the history table; for undoing the migrations that it was created for."""
         with self.database.connect() as connection:
-            connection.execute(sql.SQL("DROP TABLE {}").format(self._table))
+            columns = self._columns(connection)
+            if not columns:
+                return []
+            self._check_shape(connection)
+            with connection.cursor(row_factory=dict_row) as cursor:
+                found = cursor.execute(sql.SQL("SELECT * FROM {}").format(self._table)).fetchall()
+        applied = [
+            Applied(
+                name=history_name(str(row["migration_name"])),
+                status=str(row.get("status", "completed")),
+                at=row.get("executed_at"),
+                duration_ms=row.get("duration_ms"),
+                checksum=row.get("checksum"),
+                normalised_checksum=row.get("normalised_checksum"),
+                error=row.get("error_message"),
+            )
+            for row in found
+        ]
+        return sorted(applied, key=lambda row: row.name)
+
+    def check(self) -> None:
+        """Raise `RefusedError` when a table of the history's name exists that is another tool's."""
+        with self.database.connect() as connection:
+            self._check_shape(connection)
+
+    def other_tools(self) -> dict[str, str]:
+        """Return the tables in which other tools keep their history here, and whose they may be."""
+        with self.database.connect() as connection:
+            rows = connection.execute(
+                "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE c.relkind = 'r' AND c.relname = ANY (%s) ORDER BY 1, 2",
+                [list(_OTHER_TOOLS)],
+            ).fetchall()
+        ours = ("public", self.settings.history_table)
+        return {f"{schema}.{name}": _OTHER_TOOLS[name] for schema, name in rows if (schema, name) != ours}
+
+    def state(self) -> State:
+        """Return what is invalid or unchecked in the schema now."""
+        with self.database.connect() as connection:
+            invalid = {(str(schema), str(name)) for schema, name in connection.execute(_INVALID_INDEXES).fetchall()}
+            unchecked = {str(row[0]) for row in connection.execute(_UNCHECKED).fetchall()}
+        return State(frozenset(invalid), frozenset(unchecked))
+
+    def progress(self) -> dict[str, Progress]:
+        """Return how far the files came that commit unit by unit and are not finished, by migration."""
+        with self.database.connect() as connection:
+            if not connection.execute(_COLUMNS, [self._progress_name]).fetchall():
+                return {}
+            rows = connection.execute(
+                sql.SQL("SELECT migration_name, statements_done, statements_begun, done_sha256 FROM {}").format(
+                    self._progress
+                )
+            ).fetchall()
+        return {str(name): Progress(done, begun, sha) for name, done, begun, sha in rows}
+
+    def begin_progress(self, migration: str) -> None:
+        """Make sure that the progress of a migration can be written down; what is written already stays."""
+        with self.database.connect() as connection:
+            connection.execute(sql.SQL(_PROGRESS).format(self._progress))
+            statement = sql.SQL("INSERT INTO {} (migration_name) VALUES (%s) ON CONFLICT DO NOTHING")
+            connection.execute(statement.format(self._progress), [migration])
+
+    def settle_progress(self, migration: str, done: int, done_sha256: str) -> None:
+        """Write down that the first `done` statements of a migration are done, and none is begun."""
+        statement = sql.SQL(
+            "UPDATE {} SET statements_done = %s, statements_begun = NULL, done_sha256 = %s WHERE migration_name = %s"
+        ).format(self._progress)
+        with self.database.connect() as connection:
+            connection.execute(statement, [done, done_sha256, migration])
+
+    def end_progress(self, migrations: Collection[str]) -> None:
+        """Forget the progress of migrations; the table goes with the last of them."""
+        with self.database.connect() as connection, connection.transaction():
+            if connection.execute(_COLUMNS, [self._progress_name]).fetchall():
+                delete = sql.SQL("DELETE FROM {} WHERE migration_name = ANY (%s)").format(self._progress)
+                connection.execute(delete, [list(migrations)])
+                left = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(self._progress)).fetchone()
+                if left == (0,):
+                    connection.execute(sql.SQL("DROP TABLE {}").format(self._progress))
+
+    def begin_sql(self) -> str:
+        """Return SQL, in one line, that gives the next file a fresh session with the time-outs set and read back.
+
+        It also takes a lock that this session of psql holds until its end: when the run dies and psql goes on, no
+        other run begins.
+        """
+        timeouts = (
+            f"SET lock_timeout = '{self.lock_timeout}'\\; SET statement_timeout = '{self._statement_timeout}'\\; "
+        )
+        checks = sql.SQL(_BEGIN).format(
+            lock=sql.Literal(self.lock_timeout),
+            statement=sql.Literal(self._statement_timeout),
+            key=sql.SQL("pg_catalog.hashtextextended({}, 0)").format(
+                sql.Literal(f"mantis-runbook/{self.settings.history_table}/session")
+            ),
+        )
+        return _RESET + timeouts + checks.as_string() + START_SQL
+
+    def record_sql(
+        self, migration: str, text: str, *, columns: Collection[str], listed: Collection[str], later: Sequence[str]
+    ) -> str:
+        r"""Return SQL, in one line and ended by `\;`, that writes down a migration as applied.
+
+        Args:
+            migration: its name.
+            text: its file.
+            columns: the columns of the history table.
+            listed: names that have a row already, for example of a failure.
+            later: names of migrations still to come; that the file wrote a row of one of them is an error.
+        """
+        values: dict[str, sql.Composable] = {
+            "migration_name": sql.Literal(migration),
+            "executed_at": sql.SQL("clock_timestamp()"),
+            "duration_ms": sql.SQL(
+                "1000 * extract(epoch FROM clock_timestamp()"
+                " - nullif(current_setting('runbook.started', true), '')::timestamptz)"
+            ),
+            "checksum": sql.Literal(checksum(text)),
+            "status": sql.Literal("completed"),
+            "rollback_performed": sql.SQL("false"),
+            "normalised_checksum": sql.Literal(normalised_checksum(text)),
+        }
+        insert = self._insert(values, columns).as_string() + "\\; "
+        if self.settings.history_table in text:
+            return _OWN_ROLE + self._no_foreign_rows(text, columns, later) + self._forget_sql(migration) + insert
+        return _OWN_ROLE + (self._forget_sql(migration) if migration in listed else "") + insert
+
+    def forget_sql(self, migration: str) -> str:
+        r"""Return SQL, in one line and ended by `\;`, that takes a migration out of the history."""
+        return _OWN_ROLE + self._forget_sql(migration)
+
+    @staticmethod
+    def no_stale_index_sql(name: str) -> str:
+        """Return SQL that fails when an index of this name is invalid: `IF NOT EXISTS` takes it for the real one."""
+        check = sql.SQL(
+            "DO $runbook$ DECLARE stale text; BEGIN"
+            " SELECT min(indexrelid::regclass::text) INTO stale FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+            " WHERE NOT i.indisvalid AND c.relname = {};"
+            " IF stale IS NOT NULL THEN RAISE 'index % is invalid, left by an earlier attempt', stale"
+            " USING HINT = 'DROP INDEX CONCURRENTLY it, then try again.'; END IF; END $runbook$;"
+        )
+        return check.format(sql.Literal(name)).as_string()
+
+    def begun_sql(self, migration: str, count: int) -> str:
+        """Return SQL that writes down: the statements up to `count` are about to run."""
+        return self._update_progress(migration, sql.SQL("statements_begun = {}").format(count))
+
+    def done_sql(self, migration: str, count: int, sha256: str) -> str:
+        """Return SQL that writes down: the statements up to `count` are done. It has to run in a transaction."""
+        change = sql.SQL("statements_done = {}, statements_begun = NULL, done_sha256 = {}").format(count, sha256)
+        return self._update_progress(migration, change)
+
+    def record_failure(self, migration: str, text: str, error: str, *, rolled_back: bool) -> None:
+        """Write down that a migration failed; that this fails, too, must not hide why it did."""
+        values: dict[str, sql.Composable] = {
+            "migration_name": sql.Literal(migration),
+            "executed_at": sql.SQL("now()"),
+            "checksum": sql.Literal(checksum(text)),
+            "status": sql.Literal("failed"),
+            "error_message": sql.Literal(error),
+            "rollback_performed": sql.Literal(rolled_back),
+        }
+        try:
+            with self.database.connect() as connection:
+                columns = self._columns(connection)
+                if {"status", "error_message"} <= columns.keys():
+                    with connection.transaction():
+                        connection.execute(self._forget_sql(migration).removesuffix("\\; ").encode())
+                        connection.execute(self._insert(values, columns))
+        except ServiceError as failure:
+            _log.warning("that %s failed could not be written into its history: %s", migration, failure)
+
+    def baseline(self, migrations: Sequence[tuple[str, str]]) -> None:
+        """Write down migrations, name and text of each, as applied without running them; all or none."""
+        with self.database.connect() as connection:
+            columns = self._columns(connection)
+            with connection.transaction():
+                for name, text in migrations:
+                    values: dict[str, sql.Composable] = {
+                        "migration_name": sql.Literal(name),
+                        "executed_at": sql.SQL("now()"),
+                        "duration_ms": sql.SQL("0"),
+                        "checksum": sql.Literal(checksum(text)),
+                        "status": sql.Literal("completed"),
+                        "rollback_performed": sql.SQL("false"),
+                        "normalised_checksum": sql.Literal(normalised_checksum(text)),
+                    }
+                    connection.execute(self._forget_sql(name).removesuffix("\\; ").encode())
+                    connection.execute(self._insert(values, columns))
+
+    def defers(self) -> bool:
+        """Return whether the database has a constraint whose check can wait until the end of a transaction."""
+        with self.database.connect() as connection:
+            row = connection.execute("SELECT EXISTS (SELECT FROM pg_constraint WHERE condeferrable)").fetchone()
+        return row == (True,)
+
+    def columns(self) -> frozenset[str]:
+        """Return the columns of the history table; none when there is no such table."""
+        with self.database.connect() as connection:
+            return frozenset(self._columns(connection))
+
+    def drop_invalid_indexes(self, keep: Collection[tuple[str, str]]) -> None:
+        """Drop the invalid indexes that a failed script left; that this fails, too, must not hide why it did."""
+        try:
+            names = self.state().invalid_indexes - set(keep)
+            with self.database.connect() as connection:
+                connection.execute("SELECT set_config('lock_timeout', %s, false)", [self.lock_timeout])
+                for index in sorted(names):
+                    connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*index)))
+                    _log.info("dropped the invalid index %s.%s", *index)
+        except ServiceError as error:
+            _log.warning("an invalid index may be left, which only slows down writing: %s", error)
+
+    def index_states(self, name: str) -> list[bool]:
+        """Return, for each index of a name in any schema, whether it is valid."""
+        with self.database.connect() as connection:
+            rows = connection.execute(
+                "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = %s",
+                [name],
+            ).fetchall()
+        return [bool(row[0]) for row in rows]
+
+    def withdraw(self, *, existed: bool) -> None:
+        """Take back what adopting the table changed, when nothing uses it: the table, or our column in it."""
+        with self.database.connect() as connection:
+            if not existed:
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table))
+                return
+            if "normalised_checksum" in self._columns(connection):
+                used = sql.SQL("SELECT count(normalised_checksum) FROM {}").format(self._table)
+                if connection.execute(used).fetchone() == (0,):
+                    connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN normalised_checksum").format(self._table))
+
+    @property
+    def lock_timeout(self) -> str:
+        """The lock time-out as PostgreSQL wants it."""
+        return f"{math.ceil(self.settings.lock_timeout_s * 1000)}ms"
+
+    @property
+    def _statement_timeout(self) -> str:
+        return f"{math.ceil(self.settings.statement_timeout_s * 1000)}ms"
 
     @property
     def _table(self) -> sql.Identifier:
         return sql.Identifier("public", self.settings.history_table)
 
     @property
-    def _lock_timeout(self) -> str:
-        return f"{math.ceil(self.settings.lock_timeout_s * 1000)}ms"
+    def _progress_name(self) -> str:
+        return f'public."{self.settings.history_table}_progress"'
 
-    def _prepared(self) -> str:
-        """Give each script the session that it would have on its own: settings of the one before it must not leak."""
-        return (
-            "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;"
-            f" SET lock_timeout = '{self._lock_timeout}';"
-            f" SET statement_timeout = '{math.ceil(self.settings.statement_timeout_s * 1000)}ms';"
-            " SELECT set_config('runbook.started', clock_timestamp()::text, false)"
-        )
+    @property
+    def _progress(self) -> sql.Identifier:
+        return sql.Identifier("public", f"{self.settings.history_table}_progress")
 
-    @staticmethod
-    def _no_stale_index(script: Script, invalid: set[tuple[str, str]]) -> str:
-        named = sql.SQL(",").join(sql.Literal(name) for _, name in sorted(invalid) if name in script.text)
-        check = sql.SQL(
-            "DO $check$ DECLARE stale text; BEGIN"
-            " SELECT min(indexrelid::regclass::text) INTO stale FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-            " WHERE NOT i.indisvalid AND c.relname = ANY (ARRAY[{}]::name[]);"
-            " IF stale IS NOT NULL THEN RAISE 'index % is invalid, left by an earlier attempt', stale"
-            " USING HINT = 'DROP INDEX CONCURRENTLY it, then try again.'; END IF; END $check$"
-        )
-        return check.format(named).as_string()
+    def _columns(self, connection: psycopg.Connection) -> dict[str, bool]:
+        """Return the columns of the history table, and whether each has to be filled."""
+        rows = connection.execute(_COLUMNS, [f'public."{self.settings.history_table}"']).fetchall()
+        return {str(name): bool(required) for name, required in rows}
 
-    def _record(self, script: Script) -> str:
-        own = "RESET SESSION AUTHORIZATION; RESET ROLE;"
-        delete = sql.SQL("DELETE FROM {} WHERE migration_name = {}").format(self._table, sql.Literal(script.migration))
-        if not script.forward:
-            return f"{own} {delete.as_string()}"
-        checksum = hashlib.sha256(script.text.encode()).hexdigest()
-        insert = sql.SQL(
-            "INSERT INTO {} (migration_name, executed_at, duration_ms, checksum, status, rollback_performed) VALUES"
-            " ({}, now(), 1000 * extract(epoch FROM clock_timestamp()"
-            " - nullif(current_setting('runbook.started', true), '')::timestamptz), {}, 'completed', false)"
-        ).format(self._table, sql.Literal(script.migration), sql.Literal(checksum))
-        return f"{own} {delete.as_string()}; {insert.as_string()}"
+    def _check_shape(self, connection: psycopg.Connection) -> None:
+        columns = self._columns(connection)
+        table = f"public.{self.settings.history_table}"
+        advice = "Name another table for the runbook in `history_table` of the environment's settings."
+        if columns and "migration_name" not in columns:
+            tool = _OTHER_TOOLS.get(self.settings.history_table, "another tool")
+            raise RefusedError(
+                f"{table} is not a history of the runbook but of {tool}: it has the columns "
+                f"{', '.join(sorted(columns))}, and no migration_name. {advice}"
+            )
+        filled = {"migration_name", "executed_at", "duration_ms", "checksum", "status", "rollback_performed"}
+        if unknown := sorted(name for name, required in columns.items() if required and name not in filled):
+            raise RefusedError(
+                f"{table} has columns that have to be filled and that the runbook does not know: {', '.join(unknown)}. "
+                f"Give them a default. {advice}"
+            )
 
-    def _psql(self, argv: list[str], paths: dict[str, str]) -> None:
-        done = subprocess.run(
-            argv,
-            env=self.database.child_environment() | {"PGCLIENTENCODING": "UTF8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        if done.returncode == 0:
+    def _adopt(self, connection: psycopg.Connection) -> None:
+        connection.execute(sql.SQL(_HISTORY).format(self._table))
+        if "normalised_checksum" in self._columns(connection):
             return
-        transient = done.returncode == _CONNECTION_LOST or _TRANSIENT.search(done.stderr)
-        kind = TransientError if transient else StageError
-        found = _PSQL_ERROR.search(done.stderr)
-        if found is None:
-            raise kind(f"psql ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-        where = f"{paths.get(Path(found['file']).name, found['file'])}:{found['line']}"
-        rest = done.stderr[found.end() :].strip().splitlines()
-        detail = "\n".join(line for line in rest if not line.startswith("LOCATION:"))  # a line of the server's source
-        raise kind(f"{where}: {found['text']} (SQLSTATE {found['code'] or 'unknown'})\n{detail}".strip())
-
-    def _invalid_indexes(self) -> set[tuple[str, str]]:
-        with self.database.connect() as connection:
-            return {(str(schema), str(name)) for schema, name in connection.execute(_INVALID_INDEXES).fetchall()}
-
-    def _drop_new_indexes(self, before: set[tuple[str, str]]) -> None:
-        """Drop the invalid indexes of a failed script; that this fails too must not hide why the script did."""
         try:
-            names = self._invalid_indexes() - before
-            with self.database.connect() as connection:
-                connection.execute("SELECT set_config('lock_timeout', %s, false)", [self._lock_timeout])
-                for index in names:
-                    connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*index)))
-        except ServiceError as error:
-            _log.warning("an invalid index may be left, which only slows down writing: %s", error)
+            connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN normalised_checksum text").format(self._table))
+        except psycopg.errors.InsufficientPrivilege:
+            _log.info(
+                "%s keeps no normalised checksums: only its owner can add the column", self.settings.history_table
+            )
+
+    def _insert(self, values: dict[str, sql.Composable], columns: Collection[str]) -> sql.Composed:
+        wanted = {name: value for name, value in values.items() if name in columns}
+        return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            self._table,
+            sql.SQL(", ").join(sql.Identifier(name) for name in wanted),
+            sql.SQL(", ").join(wanted.values()),
+        )
+
+    def _forget_sql(self, migration: str) -> str:
+        names = sql.SQL(", ").join([sql.Literal(migration), sql.Literal(f"{migration}.sql")])
+        delete = sql.SQL("DELETE FROM {} WHERE migration_name IN ({})").format(self._table, names)
+        return delete.as_string() + "\\; "
+
+    def _no_foreign_rows(self, text: str, columns: Collection[str], later: Sequence[str]) -> str:
+        """A file that writes another one's row would make that one look applied, and it would never run."""
+        named = [name for name in later if name in text]
+        if not named:
+            return ""
+        check = sql.SQL(
+            "DO $runbook$ DECLARE found text; BEGIN SELECT min(migration_name) INTO found FROM {} WHERE"
+            " migration_name IN ({}){};"
+            " IF found IS NOT NULL THEN RAISE 'this file wrote % into the history, which has not run yet', found"
+            " USING HINT = 'Let the file write no row, or its own.'; END IF; END $runbook$"
+        ).format(
+            self._table,
+            sql.SQL(", ").join(sql.Literal(f"{name}{suffix}") for name in named for suffix in ("", ".sql")),
+            sql.SQL(" AND status = 'completed'" if "status" in columns else ""),
+        )
+        return check.as_string() + "\\; "
+
+    def _update_progress(self, migration: str, change: sql.Composable) -> str:
+        update = sql.SQL("UPDATE {} SET {} WHERE migration_name = {};").format(
+            self._progress, change, sql.Literal(migration)
+        )
+        return f"{_OWN_ROLE_HERE} {update.as_string()}"
+
+
+def applied_names(rows: Sequence[Applied]) -> list[str]:
+    """Return the names of the migrations that a history lists as applied."""
+    return [row.name for row in rows if row.status == "completed"]
+
+
+def require_rights(database: Database, schema: str = "public") -> None:
+    """Raise `RejectedError` when the role of the runbook may not create tables in a schema."""
+    with database.connect() as connection:
+        row = connection.execute("SELECT current_user, has_schema_privilege(%s, 'CREATE')", [schema]).fetchone()
+    if row is not None and not row[1]:
+        raise RejectedError(
+            f"role {row[0]} may not create tables in schema {schema} of {database.name}; "
+            f"grant it CREATE there, or use the role that owns the application's tables"
+        )

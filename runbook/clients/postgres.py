@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import pq
@@ -147,6 +148,17 @@ class Database:
         # A database's own time zone would be in the text of its constants, and so make equal schemas differ.
         fixed = {"LC_ALL": "C", "PGTZ": "UTC", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
         return variables | fixed | {"PGDATABASE": database or self.name}
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of another database on the server, as `postgresql://user:password@host:port/name?options`."""
+        parts = {key: str(value) for key, value in conninfo_to_dict(self.url).items() if value is not None}
+        user, password = (quote(parts.pop(key, ""), safe="") for key in ("user", "password"))
+        who = f"{user}:{password}@" if password else f"{user}@" if user else ""
+        host, port = parts.pop("host", "localhost"), parts.pop("port", "5432")
+        parts.pop("dbname", None)
+        place = f"[{host}]" if ":" in host else quote(host, safe=".,")
+        options = f"?{urlencode(parts, quote_via=quote)}" if parts else ""
+        return f"postgresql://{who}{place}:{port}/{quote(name, safe='')}{options}"
 
     def server_version(self) -> str:
         """Return the server's version, for example `18.6`."""

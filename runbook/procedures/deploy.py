@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runbook.clients.application_host import Release
 from runbook.connections import Connections
 from runbook.errors import DivergedError, RunbookError, StageError
-from runbook.manifest import BackupManifest, Fingerprint
+from runbook.procedures.migrating import Migrating, MigrationStages, back_up_and_rehearse, migrate, undo
 from runbook.procedures.publishing import publish
-from runbook.reports import DeployReport, FinalState, StepLog, TableLoss
+from runbook.reports import DeployReport, FinalState, RollbackVerdict, StepLog
 from runbook.rules.checklist import Check, Outcome
+from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest
-from runbook.stages import application, backup, checklist, health, migration, notification, record, restore, test_suite
+from runbook.rules.verdict import judge_rollbacks
+from runbook.stages import application, checklist, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.health import Verdict, WatchResult
-from runbook.stages.restore import RestoredDatabase, Swap
 from runbook.stages.test_suite import TestReport
 
 _log = logging.getLogger(__name__)
@@ -38,19 +39,11 @@ class DeployRequest:
 
 
 @dataclass(frozen=True)
-class DeployStages:
-    """The stages that a deploy calls; by default the plain functions."""
+class DeployStages(MigrationStages):
+    """The stages that a deploy calls, those of its migration among them; by default the plain functions."""
 
     plan_release: Callable[[Connections, str], tuple[ReleasePlan, tuple[str, ...]]] = checklist.plan_release
     run_test_suite: Callable[[Connections, str], TestReport] = test_suite.run_test_suite
-    create_backup: Callable[..., BackupManifest] = backup.create_backup
-    verify_backup: Callable[[Connections, str], BackupManifest] = backup.verify_backup
-    copy_backup: Callable[[Connections, str], str | None] = backup.copy_backup
-    apply_migrations: Callable[[Connections, ReleasePlan], tuple[str, ...]] = migration.apply_migrations
-    undo_migrations: Callable[[Connections, ReleasePlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
-    restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
-    quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = restore.quote_loss
-    swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
     stage_release: Callable[[Connections, ReleasePlan], Release] = application.stage_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
     promote_release: Callable[[Connections, Release], Release] = application.promote_release
@@ -60,7 +53,6 @@ class DeployStages:
     )
     watch_release: Callable[[Connections, ReleasePlan, Release, datetime], WatchResult] = health.watch_release
     probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
-    notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
     record_deploy: Callable[[Connections, DeployReport], str] = record.record_deploy
 
 
@@ -83,15 +75,23 @@ class _Progress:
 
     plan: ReleasePlan
     previous: Release | None
-    steps: StepLog
+    migrating: Migrating
     warnings: tuple[str, ...]
-    findings: list[str] = field(default_factory=list[str])
-    backup: BackupManifest | None = None
-    migrating: bool = False
     release: Release | None = None
     promoting: bool = False
-    undone: list[str] = field(default_factory=list[str])
     inconclusive: bool = False
+
+    @property
+    def steps(self) -> StepLog:
+        return self.migrating.steps
+
+    @property
+    def findings(self) -> list[str]:
+        return self.migrating.findings
+
+    @property
+    def undone(self) -> list[str]:
+        return self.migrating.undone
 
 
 def deploy(connections: Connections, request: DeployRequest, stages: DeployStages | None = None) -> DeployReport:
@@ -105,7 +105,7 @@ def deploy(connections: Connections, request: DeployRequest, stages: DeployStage
     started = datetime.now(UTC)
     steps = StepLog()
     plan, warnings = steps.run("Stage 1: Pre-Deployment Validation", stages.plan_release, connections, request.git_ref)
-    progress = _Progress(plan, connections.host.active(), steps, warnings)
+    progress = _Progress(plan, connections.host.active(), Migrating(plan.migrations, steps), warnings)
     error: BaseException | None = None
     try:
         _release(connections, request, stages, progress)
@@ -129,21 +129,15 @@ def _release(connections: Connections, request: DeployRequest, stages: DeploySta
     plan, run = progress.plan, progress.steps.run
     run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
     reason = f"before deploying {plan.version}"
-    progress.backup = run(
-        "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=request.triggered_by
-    )
-    run("Stage 3: Backup Verification", stages.verify_backup, connections, progress.backup.backup_id)
-    _copy_backup(connections, stages, progress, progress.backup.backup_id)
-    if plan.pending:
-        progress.migrating = True
-        run("Stage 4: Database Migration", stages.apply_migrations, connections, plan)
+    back_up_and_rehearse(connections, stages, progress.migrating, reason=reason, triggered_by=request.triggered_by)
+    migrate(connections, stages, progress.migrating, Phase.PRE)
     progress.release = run("Stage 5: Staging", stages.stage_release, connections, plan)
     run("Stage 5: Smoke Tests in Private", stages.smoke_release, connections, progress.release, plan.smoke_tests)
     progress.promoting = True
     promoted_at = datetime.now(UTC)
     run("Stage 5: Promotion", stages.promote_release, connections, progress.release)
     checks = run("Stage 6: Validation", stages.validate_release, connections, plan, progress.release, promoted_at)
-    progress.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
+    progress.findings.extend(f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED)
     if failed := [check for check in checks if check.outcome is Outcome.FAILED]:
         raise StageError("validation failed: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
     watched = run("Stage 6: Watch", stages.watch_release, connections, plan, progress.release, promoted_at)
@@ -153,16 +147,21 @@ def _release(connections: Connections, request: DeployRequest, stages: DeploySta
     if watched.verdict is Verdict.INCONCLUSIVE:
         progress.inconclusive = True
         progress.findings.append(f"watch: {watched.detail}")
+    _second_half(connections, stages, progress)
 
 
-def _copy_backup(connections: Connections, stages: DeployStages, progress: _Progress, backup_id: str) -> None:
-    """Copy the backup to the second store; a proven one is in the first, so a copy that fails is a finding."""
-    if connections.second_store is None:
+def _second_half(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
+    """Apply what was to wait for validation. The release works without it, so that it fails takes nothing back."""
+    if progress.inconclusive and progress.plan.migrations.post_steps:
+        progress.findings.append("the second half of the migration waits: the release is not known to be healthy")
         return
     try:
-        progress.steps.run("Stage 3: Second Copy", stages.copy_backup, connections, backup_id)
+        migrate(connections, stages, progress.migrating, Phase.POST)
     except RunbookError as error:
-        progress.findings.append(f"{backup_id} has no copy in the second store: {error}")
+        progress.inconclusive = True
+        progress.findings.append(
+            f"the second half of the migration is not complete: {error}. Then `runbook db:migrate --phase=post`"
+        )
 
 
 def _final_state(
@@ -174,7 +173,7 @@ def _final_state(
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is written all the same
         progress.findings.append(f"the state could not be probed: {error}")
         return FinalState.UNVERIFIED
-    progress.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
+    progress.findings.extend(f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED)
     state = health.state_of(checks)
     return FinalState.UNVERIFIED if progress.inconclusive and state is FinalState.VERIFIED else state
 
@@ -189,8 +188,8 @@ def _undo(connections: Connections, stages: DeployStages, progress: _Progress) -
     try:
         if progress.promoting:
             _undo_promotion(connections, stages, progress)
-        elif progress.migrating and progress.backup:
-            _undo_migrations(connections, stages, progress, progress.backup)
+        else:
+            undo(connections, stages, progress.migrating, by_hand=lambda: _restore_by_hand(connections, progress))
     except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, is reported next
         progress.findings.append(f"undo failed: {str(error) or type(error).__name__}")
         return False
@@ -198,52 +197,36 @@ def _undo(connections: Connections, stages: DeployStages, progress: _Progress) -
 
 
 def _undo_promotion(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
-    if progress.plan.pending:
-        progress.findings.append(f"these migrations stay applied: {', '.join(progress.plan.pending)}")
+    if pending := progress.plan.migrations.pending:
+        progress.findings.append(f"these migrations stay applied: {', '.join(pending)}")
     if progress.previous is None:
         raise StageError("this is the first release, there is no earlier one to give the traffic back to")
     progress.steps.run("Undo: Application", stages.roll_back_release, connections, progress.previous)
     progress.undone.append(f"the traffic went back to {progress.previous.version}")
 
 
-def _undo_migrations(
-    connections: Connections, stages: DeployStages, progress: _Progress, made_before: BackupManifest
-) -> None:
-    try:
-        names = progress.steps.run(
-            "Undo: Migrations", stages.undo_migrations, connections, progress.plan, made_before.fingerprint
-        )
-        progress.undone.append(f"migrations undone: {', '.join(names) or 'by their own transaction'}")
-    except RunbookError as error:
-        undoable = isinstance(error, StageError | DivergedError)  # else the server or another run is in the way
-        if not undoable or not connections.settings.migrations.restore_on_failure:
-            by_hand = _restore_by_hand(connections, progress, made_before)
-            raise StageError(
-                f"{error}. Restore the backup made before it, if its loss is acceptable: {by_hand}"
-            ) from error
-        _undo_by_restore(connections, stages, progress, made_before, error)
-
-
-def _undo_by_restore(
-    connections: Connections, stages: DeployStages, progress: _Progress, made_before: BackupManifest, why: Exception
-) -> None:
-    run, backup_id = progress.steps.run, made_before.backup_id
-    restored = run("Undo: Restore", stages.restore_beside, connections, backup_id, purpose="restored")
-    losses = run("Undo: Quote Loss", stages.quote_loss, connections, backup_id)
-    swapped = run("Undo: Swap", stages.swap_in, connections, restored)
-    changed = ", ".join(f"{loss.table} had {loss.rows_now} rows and has {loss.rows_restored}" for loss in losses)
-    progress.undone.append(
-        f"{backup_id} restored because {why}; the replaced database is kept as {swapped.kept}; "
-        f"tables that differ: {changed or 'none'}"
+def _restore_by_hand(connections: Connections, progress: _Progress) -> str:
+    made = progress.migrating.backup
+    if made is None:
+        return ""
+    if progress.previous is None:  # `deploy:rollback` refuses while no release has the traffic
+        return " && ".join(made.restore_by_hand)
+    return (
+        f"runbook deploy:rollback --db-only --backup-id={made.backup_id} "
+        f'--environment={connections.settings.name} --reason="failed migration"'
     )
 
 
-def _restore_by_hand(connections: Connections, progress: _Progress, made_before: BackupManifest) -> str:
-    if progress.previous is None:  # `deploy:rollback` refuses while no release has the traffic
-        return " && ".join(made_before.restore_by_hand)
-    return (
-        f"runbook deploy:rollback --db-only --backup-id={made_before.backup_id} "
-        f'--environment={connections.settings.name} --reason="failed migration"'
+def _verdict(progress: _Progress) -> tuple[RollbackVerdict, ...]:
+    run, made = progress.migrating, progress.migrating.backup
+    restore_s = run.rehearsal.restore_s if run.rehearsal else made.verification.restore_s if made else None
+    return judge_rollbacks(
+        has_previous=progress.previous is not None,
+        pending=run.plan.pending,
+        rules_found=[finding.rule for finding in run.plan.findings],
+        rehearsal=run.rehearsal,
+        backup_id=made.backup_id if made else None,
+        restore_s=restore_s,
     )
 
 
@@ -255,7 +238,7 @@ def _report(
     state: FinalState,
     error: BaseException | None,
 ) -> DeployReport:
-    plan = progress.plan
+    plan, run = progress.plan, progress.migrating
     return DeployReport(
         environment=connections.settings.name,
         timestamp=started,
@@ -264,8 +247,10 @@ def _report(
         version=plan.version,
         release_id=progress.release.release_id if progress.release else None,
         previous_git_sha=plan.previous_git_sha,
-        backup_id=progress.backup.backup_id if progress.backup else None,
-        migrations=plan.pending,
+        backup_id=run.backup.backup_id if run.backup else None,
+        migrations=plan.migrations.pending,
+        rehearsal=run.rehearsal,
+        verdict=_verdict(progress),
         undone=tuple(progress.undone),
         reason=request.reason,
         triggered_by=request.triggered_by,

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runbook.connections import Connections
-from runbook.reports import DeployReport, FinalState, RollbackReport
+from runbook.reports import DeployReport, FinalState, MigrateReport, RollbackReport
 
-ReportT = TypeVar("ReportT", DeployReport, RollbackReport)
+ReportT = TypeVar("ReportT", DeployReport, RollbackReport, MigrateReport)
 _log = logging.getLogger(__name__)
 
 

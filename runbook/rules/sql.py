@@ -46,9 +46,17 @@ _META_NAME = re.compile(r"\\[^\s\\]*")
 _META_ARGUMENTS = re.compile(r"""(?:'(?:[^'\\\n]|\\.|'')*'|"[^"\n]*"|`[^`\n]*`|[^\\\n])*+""")
 _META_WHOLE_LINE = frozenset({r"\!", r"\copy", r"\ef", r"\ev", r"\h", r"\help", r"\sf", r"\sv"})
 _META_SENDS = (r"\g", r"\crosstabview", r"\watch")
-# what these do stays inside psql; every other one can change the session, the connection or the text that runs
+# What these do stays inside psql; every other one can change the session, the connection, files or the text that runs.
 _META_HARMLESS = re.compile(
-    r"\\(?:echo|qecho|warn|timing|pset|encoding|a|H|t|x|if|elif|else|endif|restrict|unrestrict)(?: [^`]*)?"
+    r"\\(?:echo|qecho|warn|timing|pset|encoding|a|C|f|H|t|T|x|if|elif|else|endif|set|unset|restrict|unrestrict"
+    r"|conninfo|copyright|errverbose|d\S*|l\+?|z|sf\+?|sv\+?|h|\?)(?: [^`]*)?"
+)
+_META_SENDS_HARMLESS = re.compile(r"\\(?:g|gx|gdesc|crosstabview)")
+_META_SETS_PSQL = re.compile(
+    r"\\set (?:AUTOCOMMIT|ON_ERROR_STOP)\b(?! (?:on|1|true|yes)$)"
+    r"|\\set (?:ON_ERROR_ROLLBACK|SINGLELINE|SINGLESTEP)\b(?! (?:off|0|false|no)$)"
+    r"|\\unset (?:AUTOCOMMIT|ON_ERROR_STOP)\b",
+    re.IGNORECASE,
 )
 
 _SHAPE_TOKEN = re.compile(rf"""(?P<name>"(?:[^"]|"")*+")|''|{_NAME}|[0-9]+|\S""")
@@ -56,7 +64,7 @@ _OBJECT = r"\S+(?: \. \S+)*"
 _COPY_IN = re.compile(rf"COPY (?:BINARY )?{_OBJECT}(?: \( [^()]* \))? FROM STDIN\b")
 _META_COPY_IN = re.compile(r"\\copy\s.*\bfrom\s+stdin\b", re.IGNORECASE)
 _LINE_REST = re.compile(r"[ \t\f\v\r]*(?:--[^\n]*)?(?:\n|\Z)")
-_DATA_END = re.compile(r"^\\\.\r?$", re.MULTILINE)
+_DATA_END = re.compile(r"^\\\.\r?$|\Z", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,15 @@ class Statement:
     `text` runs from its first token to its `;` (to the end of its data for `COPY ... FROM stdin`). `line` is the
     line of the first token, from 1. `bare` is the statement in upper case (A-Z only) without its `;`, comments
     and data, every string and dollar-quoted body replaced by `''`, white space collapsed. A psql meta-command is
-    a statement too; its `bare` begins with a backslash and keeps its case, which psql distinguishes.
+    a statement too; its `bare` begins with a backslash and keeps its case, which psql distinguishes. `start` is the
+    position of the first token in the script, `sent_by` the meta-command that ends the statement instead of a `;`.
     """
 
     text: str
     line: int
     bare: str
+    start: int = field(default=0, compare=False)
+    sent_by: str = field(default="", compare=False)
 
     @property
     def shape(self) -> str:
@@ -91,6 +102,7 @@ class _Span:
     start: int
     end: int
     bare: str
+    sent_by: str = ""
 
 
 @dataclass
@@ -137,8 +149,8 @@ class _Reading:
         elif word == "END":
             self.blocks = max(0, self.blocks - 1)
 
-    def close(self, end: int) -> _Span:
-        return _Span(self.start, end, "".join(self.pieces))
+    def close(self, end: int, sent_by: str = "") -> _Span:
+        return _Span(self.start, end, "".join(self.pieces), sent_by)
 
 
 def statements(text: str) -> list[Statement]:
@@ -158,7 +170,7 @@ def statements(text: str) -> list[Statement]:
     while (span := _scan(text, at)) is not None:
         line += text.count("\n", counted, span.start)
         counted, at = span.start, span.end
-        found.append(Statement(text[span.start : span.end], line, span.bare))
+        found.append(Statement(text[span.start : span.end], line, span.bare, span.start, span.sent_by))
     return found
 
 
@@ -236,7 +248,7 @@ def _at_backslash(text: str, token: _Token, reading: _Reading) -> _Span | None:
         return _with_data(text, _Span(at, at + len(meta), " ".join(meta.split())))
     if reading.is_open or not text.startswith(_META_SENDS, at):
         raise _invalid(text, at, "a psql meta-command between statements, not inside one")
-    return _with_data(text, reading.close(end))
+    return _with_data(text, reading.close(end, " ".join(text[at:end].split())))
 
 
 def _meta_end(text: str, start: int) -> int:
@@ -252,16 +264,14 @@ def _meta_end(text: str, start: int) -> int:
 
 def _with_data(text: str, span: _Span) -> _Span:
     r"""Return `span` with the lines of data up to `\.` when it is a COPY from the script itself."""
-    is_copy = span.bare.startswith("COPY") and _COPY_IN.match(Statement("", 0, span.bare).shape)
-    if not is_copy and not _META_COPY_IN.match(span.bare):
+    if not has_data(Statement("", 0, span.bare)):
         return span
     rest = _LINE_REST.match(text, span.end)
     if rest is None:
         raise _invalid(text, span.end, "nothing else on the line of a COPY ... FROM stdin")
     data_end = _DATA_END.search(text, rest.end())
-    if data_end is None:
-        raise _invalid(text, span.start, r"the data of the COPY that begins there closed by a line \.")
-    return _Span(span.start, data_end.start() + 2, span.bare)
+    assert data_end is not None  # noqa: S101 - psql, too, takes the end of the script for the end of the data
+    return _Span(span.start, min(data_end.start() + 2, len(text)), span.bare)
 
 
 def _invalid(text: str, at: int, allowed: str) -> InvalidInputError:
@@ -297,6 +307,7 @@ _OWN_TRANSACTION = tuple(
         ),
         (r"CLUSTER(?: VERBOSE| \( [^()]*\))?$", "CLUSTER without a table", _CANNOT),
         (r"DISCARD ALL$", "DISCARD ALL", _CANNOT),
+        (r"CALL\b", "CALL:", "a procedure may end transactions"),
         (
             rf"ALTER TYPE {_OBJECT} ADD VALUE\b",
             "ALTER TYPE ADD VALUE:",
@@ -305,34 +316,96 @@ _OWN_TRANSACTION = tuple(
     )
 )
 _CONTROLS_TRANSACTION = re.compile(
-    r"(?:BEGIN|COMMIT|END|ABORT|START TRANSACTION|PREPARE TRANSACTION)\b"
+    r"(?:BEGIN|COMMIT|END|ABORT|START TRANSACTION|PREPARE TRANSACTION|SET TRANSACTION)\b"
     r"|ROLLBACK\b(?!(?: WORK| TRANSACTION)? TO\b)"
 )
+_BODY_COMMITS = re.compile(r"\b(?:COMMIT|ROLLBACK|CALL)\b", re.IGNORECASE)
+_NOT_CODE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 
 
 def needs_own_transaction(statement: Statement) -> str | None:
     """Return why the statement cannot share a transaction with others, or None when it can.
 
-    REFRESH MATERIALIZED VIEW CONCURRENTLY can. A psql meta-command that does more than talk cannot: what it runs is
-    not in the text. Not seen in the text, so not found: CLUSTER and REINDEX of a partitioned table, and a DO or
-    CALL that commits.
+    REFRESH MATERIALIZED VIEW CONCURRENTLY can. A DO whose body has a COMMIT, ROLLBACK or CALL may end transactions,
+    and so may every CALL. Not seen in the text, so not found: CLUSTER and REINDEX of a partitioned table.
 
     Source: PostgreSQL manual, the Notes of each command; runbook, "Stage 4: Database Migration".
     """
-    if statement.bare.startswith("\\"):
-        name = statement.bare.split(" ", 1)[0]
-        return (
-            None
-            if _META_HARMLESS.fullmatch(statement.bare)
-            else f"the psql meta-command {name} runs what the file does not show"
-        )
     shape = statement.shape
+    if re.match(r"DO\b", shape) and _BODY_COMMITS.search(_NOT_CODE.sub(" ", statement.text)):
+        return "DO with a COMMIT, ROLLBACK or CALL may end transactions"
     return next((reason for pattern, reason in _OWN_TRANSACTION if pattern.match(shape)), None)
 
 
 def controls_transaction(statement: Statement) -> bool:
-    """Return whether the statement begins or ends a transaction; SAVEPOINT and ROLLBACK TO do not.
+    """Return whether the statement begins, ends or sets a transaction; SAVEPOINT and ROLLBACK TO do not.
 
     Source: PostgreSQL manual, "SQL Commands"; runbook, "Stage 4: Database Migration".
     """
     return _CONTROLS_TRANSACTION.match(statement.shape) is not None
+
+
+def has_data(statement: Statement) -> bool:
+    """Return whether the lines after the statement are data for it: `COPY` or psql's copy from `stdin`.
+
+    Source: PostgreSQL manual, "COPY" and "psql".
+    """
+    bare = statement.bare
+    is_copy = bare.startswith("COPY") and _COPY_IN.match(statement.shape) is not None
+    return is_copy or _META_COPY_IN.match(bare) is not None
+
+
+def refused_meta_command(statement: Statement) -> str | None:
+    r"""Return the psql meta-command in a statement that must not run, or None.
+
+    Harmless are those whose effect stays inside psql: output, conditions, ordinary variables, `\copy ... from stdin`
+    with its data in the script. Refused are those that run a shell, read or write files, connect elsewhere, run what
+    a query returns, or switch off that psql stops at the first error.
+
+    Source: PostgreSQL manual, "psql", "Meta-Commands" and "Variables".
+    """
+    if statement.sent_by:
+        return None if _META_SENDS_HARMLESS.fullmatch(statement.sent_by) else statement.sent_by.split(" ", 1)[0]
+    if not statement.bare.startswith("\\") or _META_COPY_IN.match(statement.bare):
+        return None
+    if _META_HARMLESS.fullmatch(statement.bare) and not _META_SETS_PSQL.match(statement.bare):
+        return None
+    words = statement.bare.split(" ")
+    return " ".join(words[: 2 if words[0] in {"\\set", "\\unset"} else 1])
+
+
+def without_literals(text: str) -> str:
+    """Return SQL with each string and number replaced by `?` and white space collapsed, to be shown to people.
+
+    Source: runbook, "Stage 4: Database Migration"; the texts of `pg_stat_statements` look the same.
+    """
+    pieces: list[str] = []
+    at = 0
+    try:
+        while at < len(text):
+            token = _next_token(text, at)
+            at = token.end
+            raw = text[token.start : at]
+            if token.kind in {"blank", "comment"}:
+                pieces.append(" ")
+            else:
+                pieces.append("?" if token.kind in {"quoted", "escaped", "dollar", "number"} else raw)
+    except InvalidInputError:  # cut off in the middle of a string, as long queries are
+        pieces.append("?")
+    return " ".join("".join(pieces).split())
+
+
+def essence(text: str) -> str:
+    """Return a script without comments and without white space outside of strings, one token a line.
+
+    Raises:
+        InvalidInputError: something is never closed.
+    """
+    pieces: list[str] = []
+    at = int(text.startswith("\ufeff"))
+    while at < len(text):
+        token = _next_token(text, at)
+        at = token.end
+        if token.kind not in {"blank", "comment"}:
+            pieces.append(text[token.start : at])
+    return "\n".join(pieces)

@@ -9,9 +9,9 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,7 +42,7 @@ from runbook.manifest import (
 from runbook.progress import report
 from runbook.rules.identifiers import backup_taken_at, new_backup_id
 from runbook.rules.restore_by_hand import DUMP_FILE, DUMP_FOLDER, GLOBALS, ZST, restore_by_hand
-from runbook.stages.restore import restore_and_compare
+from runbook.stages.restore import RestoredDatabase, restore_and_compare, restore_beside, restored_in_words
 
 _log = logging.getLogger(__name__)
 _CLOCK_TOLERANCE = timedelta(minutes=1)
@@ -158,15 +158,30 @@ def verify_backup(
     level = level or connections.settings.backup.verification
     manifest = connections.store.manifest(backup_id)
     connections.database.programs()  # without them nothing is known about the backup
-    try:
+    with _failure_recorded(connections, backup_id, level):
         verification = _verify(connections, manifest, level)
-    except (DamagedBackupError, StageError) as error:
-        failed = Verification(state=VerificationState.FAILED, level=level, at=datetime.now(UTC), detail=str(error))
-        _record(connections.store, backup_id, failed)
-        raise
-    _record(connections.store, backup_id, verification)
-    _log.info("%s is %s: %s", backup_id, verification.state, verification.detail)
-    return connections.store.manifest(backup_id)
+    return _proven(connections, backup_id, verification)
+
+
+def prove_by_copy(connections: Connections, backup_id: str) -> RestoredDatabase:
+    """Prove a backup in full and keep the copy that it was restored to, for a rehearsal; the caller drops it.
+
+    Raises:
+        As `verify_backup`.
+    """
+    connections.database.programs()
+    with _failure_recorded(connections, backup_id, VerificationLevel.FULL):
+        copy = restore_beside(connections, backup_id, purpose="rehearsal")
+    tables = connections.store.manifest(backup_id).fingerprint.tables
+    verification = Verification(
+        state=VerificationState.VERIFIED,
+        level=VerificationLevel.FULL,
+        at=datetime.now(UTC),
+        restore_s=copy.restore_s,
+        detail=restored_in_words(tables, len(tables)),
+    )
+    _proven(connections, backup_id, verification)
+    return copy
 
 
 def newest_backup(connections: Connections) -> BackupManifest:
@@ -179,6 +194,18 @@ def newest_backup(connections: Connections) -> BackupManifest:
         if manifest.environment == connections.settings.name:
             return manifest
     raise RefusedError(f"{connections.settings.name} has no backup yet; make one with `runbook db:backup`")
+
+
+def newest_verified_backup(connections: Connections) -> BackupManifest:
+    """Return the newest backup of the environment that was restored and found equal.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    for manifest in connections.store.manifests():
+        if manifest.is_verified and manifest.environment == connections.settings.name:
+            return manifest
+    raise RefusedError(f"{connections.settings.name} has no verified backup yet; make one with `runbook db:backup`")
 
 
 def _check_clock(connections: Connections, now: datetime) -> None:
@@ -200,6 +227,23 @@ def _verify(connections: Connections, manifest: BackupManifest, level: Verificat
             return known
         return Verification(state=VerificationState.UNVERIFIED, level=level, at=datetime.now(UTC), detail=detail)
     return restore_and_compare(connections, manifest, level=level)
+
+
+@contextmanager
+def _failure_recorded(connections: Connections, backup_id: str, level: VerificationLevel) -> Generator[None]:
+    """Write into the manifest that a backup cannot be restored, when the body of a `with` finds that out."""
+    try:
+        yield
+    except (DamagedBackupError, StageError) as error:
+        failed = Verification(state=VerificationState.FAILED, level=level, at=datetime.now(UTC), detail=str(error))
+        _record(connections.store, backup_id, failed)
+        raise
+
+
+def _proven(connections: Connections, backup_id: str, verification: Verification) -> BackupManifest:
+    _record(connections.store, backup_id, verification)
+    _log.info("%s is %s: %s", backup_id, verification.state, verification.detail)
+    return connections.store.manifest(backup_id)
 
 
 def _record(store: BackupStore, backup_id: str, verification: Verification) -> None:

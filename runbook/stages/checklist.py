@@ -11,17 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runbook.clients.encryption import read_identities
-from runbook.clients.fingerprint import applied_migrations
 from runbook.clients.restore_points import RestorePoints
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError, RunbookError, TransientError
 from runbook.manifest import VerificationLevel
-from runbook.rules import checklist, migrations, releases, sql
+from runbook.rules import checklist, releases
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.drills import duration_in_words, overdue
+from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
+from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,8 @@ class ReleasePlan:
     git_sha: str
     version: str
     previous_git_sha: str | None
-    found: tuple[migrations.Migration, ...]
-    applied: tuple[str, ...]
-    steps: tuple[migrations.Step, ...]
-    scripts: dict[str, str]
+    migrations: MigrationPlan
     smoke_tests: tuple[SmokeTest, ...]
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Names of the migrations that this deploy would apply, in order."""
-        return tuple(migration.name for step in self.steps for migration in step.migrations)
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class ChecklistFailedError(RefusedError):
 
     def __init__(self, refusals: tuple[Check, ...]) -> None:
         lines = [f"- {check.name}: {check.detail} {check.action}".rstrip() for check in refusals]
-        super().__init__("the checklist refuses this deploy; nothing was changed:\n" + "\n".join(lines))
+        super().__init__("the checklist refuses; nothing was changed:\n" + "\n".join(lines))
 
 
 def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Checklist:
@@ -91,7 +84,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         except RunbookError as error:
             checks.append(_answer("migrations", error))
         else:
-            checks += _migration_checks(plan)
+            checks += migration_checks(connections, plan.migrations)
             checks.append(_breaking_changes(connections, plan))
     refusals = tuple(checklist.refusals(checks, strict=strict))
     return Checklist(git_ref, git_sha, version, tuple(checks), refusals, plan)
@@ -111,20 +104,34 @@ def plan_release(connections: Connections, git_ref: str) -> tuple[ReleasePlan, t
     return answers.plan, tuple(warnings)
 
 
-def required_migrations(connections: Connections, git_sha: str) -> tuple[migrations.Migration, ...]:
-    """Return the migrations that a commit brings, in order."""
-    directory = connections.settings.migrations.directory
-    return tuple(migrations.discover(connections.repository.files(git_sha, directory), directory))
+def plan_database(
+    connections: Connections, git_ref: str, *, only: str | None, phase: Phase | None
+) -> tuple[MigrationPlan, tuple[str, ...]]:
+    """Plan a migration of the database alone; return the plan and the warnings.
 
-
-def applied_to(connections: Connections) -> list[str]:
-    """Return the names of the migrations applied to the live database.
+    Args:
+        connections: the environment.
+        git_ref: branch, tag or commit that the migrations are taken from.
+        only: name of the one migration to apply; all pending ones when None.
+        phase: the half to apply; both when None.
 
     Raises:
-        ServiceError: the server does not answer, or the history cannot be read.
+        InvalidInputError: the ref, a name or a file is not acceptable.
+        ChecklistFailedError: something speaks against it; nothing was changed.
     """
-    with connections.database.connect() as connection:
-        return applied_migrations(connection, connections.settings.migrations.history_table)
+    git_sha = connections.repository.resolve(git_ref)
+    checks = [*_backup_checks(connections), _ask("database", lambda: _database(connections))]
+    if not checklist.refusals(checks, strict=False):
+        active = connections.host.active()
+        running = active.git_sha if active else None
+        plan = plan_migrations(connections, git_sha, running_git_sha=running, only=only, phase=phase)
+        checks += migration_checks(connections, plan)
+        if not (refusals := checklist.refusals(checks, strict=connections.settings.strict)):
+            warnings = [f"{check.name}: {check.detail}" for check in checks if check.outcome is Outcome.WARNING]
+            return plan, tuple(warnings)
+    else:
+        refusals = checklist.refusals(checks, strict=False)
+    raise ChecklistFailedError(tuple(refusals))
 
 
 def smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]:
@@ -143,22 +150,14 @@ def smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]
 
 
 def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) -> ReleasePlan:
-    found = required_migrations(connections, git_sha)
-    applied = applied_to(connections)
-    pending = migrations.pending(found, applied)
-    scripts: dict[str, str] = {}
-    for path in [path for migration in pending for path in (migration.path, migration.down) if path]:
-        scripts[path] = connections.repository.text(git_sha, path) or ""
     active = connections.host.active()
+    running = active.git_sha if active else None
     return ReleasePlan(
         git_ref=git_ref,
         git_sha=git_sha,
         version=version,
-        previous_git_sha=active.git_sha if active else None,
-        found=found,
-        applied=tuple(applied),
-        steps=tuple(migrations.plan_steps(pending, {migration.name: scripts[migration.path] for migration in pending})),
-        scripts=scripts,
+        previous_git_sha=running,
+        migrations=plan_migrations(connections, git_sha, running_git_sha=running),
         smoke_tests=smoke_tests(connections, git_sha),
     )
 
@@ -253,22 +252,6 @@ def _test_suite(connections: Connections) -> Check:
     if commands:
         return Check("test suite", Outcome.PASSED, ", ".join(command.name for command in commands))
     return Check("test suite", Outcome.WARNING, "no command is configured", "Add `[[tests]]` to the settings.")
-
-
-def _migration_checks(plan: ReleasePlan) -> list[Check]:
-    names = ", ".join(plan.pending) or "none pending"
-    checks = [Check("migrations", Outcome.PASSED, names)]
-    if unknown := migrations.unknown(plan.found, plan.applied):
-        detail = f"applied, but not in this commit: {', '.join(unknown)}"
-        checks.append(Check("migration history", Outcome.WARNING, detail, "Merge the branch that brought them."))
-    if late := migrations.out_of_order(plan.found, plan.applied):
-        detail = f"older than one already applied: {', '.join(migration.name for migration in late)}"
-        checks.append(Check("migration order", Outcome.WARNING, detail, "They will be applied all the same."))
-    for migration in (migration for step in plan.steps for migration in step.migrations):
-        for finding in migrations.breaking_statements(sql.statements(plan.scripts[migration.path])):
-            detail = f"{migration.path}:{finding.line}: {finding.kind}"
-            checks.append(Check("destructive change", Outcome.WARNING, detail, f"Safer: {finding.safer}"))
-    return checks
 
 
 def _breaking_changes(connections: Connections, plan: ReleasePlan) -> Check:

@@ -12,10 +12,20 @@ from runbook.clients.application_host import Release
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError
 from runbook.manifest import BackupManifest
-from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.reports import (
+    DeployReport,
+    FinalState,
+    Legality,
+    RollbackReport,
+    RollbackScope,
+    RollbackVerdict,
+    TableLoss,
+)
+from runbook.rules.migration_names import Phase
 from runbook.rules.releases import ReleaseRecord, choose_target
 from runbook.rules.smoke import SmokeTest
-from runbook.stages.checklist import required_migrations, smoke_tests
+from runbook.stages.checklist import smoke_tests
+from runbook.stages.migration_plan import required_migrations
 from runbook.stages.restore import quote_loss, require_identity
 
 
@@ -41,6 +51,7 @@ class RollbackPlan:
     smoke_tests: tuple[SmokeTest, ...]
     backup: BackupManifest | None
     data_loss: tuple[TableLoss, ...]
+    verdict: RollbackVerdict | None = None
 
     def render(self) -> str:
         """Return the plan in words, with what would be lost in rows."""
@@ -61,6 +72,10 @@ class RollbackPlan:
                 for loss in self.data_loss
             ] or ["  - no table differs from the backup now"]
             lines.append("- All data written since that backup is lost; the replaced database is kept, closed.")
+        if self.verdict is not None:
+            lines.append(
+                f"- When it was deployed, this was {self.verdict.legality}: {'; '.join(self.verdict.evidence)}."
+            )
         return "\n".join(lines)
 
 
@@ -72,16 +87,18 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
 
     Raises:
         InvalidInputError: the combination of options, or the backup id, is not acceptable.
-        RefusedError: there is no target, no usable backup, no key to decrypt it, or the schema restored would not fit
-            the application.
+        RefusedError: there is no target, no usable backup, no key to decrypt it, the schema restored would not fit
+            the application, or the verdict of the active release's deploy speaks against it.
     """
     _check_options(request)
     active = connections.host.active()
     if active is None:
         raise RefusedError("no release has the traffic; there is nothing to roll back")
+    verdict = _require_legal(connections, request, active)
     if request.scope is RollbackScope.APP_ONLY:
         target = _target_release(connections, active)
-        return RollbackPlan(request.scope, active, target, smoke_tests(connections, target.git_sha), None, ())
+        tests = smoke_tests(connections, target.git_sha)
+        return RollbackPlan(request.scope, active, target, tests, None, (), verdict)
     backup = _choose_backup(connections, request, active)
     require_identity(connections, backup)
     target = None
@@ -89,7 +106,9 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
         target = _release_of_backup(connections, backup, active)
     _check_schema_fits(connections, backup, target or active)
     tests = smoke_tests(connections, (target or active).git_sha)
-    return RollbackPlan(request.scope, active, target, tests, backup, quote_loss(connections, backup.backup_id))
+    return RollbackPlan(
+        request.scope, active, target, tests, backup, quote_loss(connections, backup.backup_id), verdict
+    )
 
 
 def release_history(reports: Sequence[DeployReport | RollbackReport]) -> list[ReleaseRecord]:
@@ -141,6 +160,25 @@ def _check_options(request: RollbackRequest) -> None:
         )
 
 
+def _require_legal(connections: Connections, request: RollbackRequest, active: Release) -> RollbackVerdict | None:
+    """Return what the active release's deploy found out about this rollback; refuse one that cannot work.
+
+    Whether a backup's schema fits is looked at for the backup that is really chosen, not here.
+    """
+    for report in reversed(connections.store.history()):
+        if isinstance(report, DeployReport) and report.success and report.release_id == active.release_id:
+            by_scope = {verdict.scope: verdict for verdict in report.verdict}
+            verdict = by_scope.get(request.scope)
+            if verdict is None or request.scope is RollbackScope.DB_ONLY or verdict.legality is not Legality.ILLEGAL:
+                return verdict if request.scope is not RollbackScope.DB_ONLY else None
+            legal = [scope for scope, other in by_scope.items() if other.legality is not Legality.ILLEGAL]
+            raise RefusedError(
+                f"a rollback {request.scope} of {active.version} does not work: {'; '.join(verdict.evidence)}. "
+                f"What is left: {', '.join(legal) or 'a new release that mends it'}."
+            )
+    return None
+
+
 def _choose_backup(connections: Connections, request: RollbackRequest, active: Release) -> BackupManifest:
     if request.backup_id:
         manifest = connections.store.manifest(request.backup_id)
@@ -181,7 +219,7 @@ def _release_of_backup(connections: Connections, backup: BackupManifest, active:
 
 
 def _check_schema_fits(connections: Connections, backup: BackupManifest, release: Release) -> None:
-    needed = {migration.name for migration in required_migrations(connections, release.git_sha)}
+    needed = {item.name for item in required_migrations(connections, release.git_sha) if item.phase is Phase.PRE}
     if missing := sorted(needed - set(backup.fingerprint.migrations)):
         raise RefusedError(
             f"{release.version} cannot use the schema of {backup.backup_id}: it was made before {', '.join(missing)}. "

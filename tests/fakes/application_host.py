@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -62,6 +63,11 @@ class MemoryHost:
 
     def warm(self, release_id: str) -> Release:
         return self.release(release_id)
+
+    @contextmanager
+    def trial(self, release_id: str, database_url: str) -> Generator[str]:
+        raise RejectedError("this host cannot try a release on another database")
+        yield ""
 
     def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
         return []

@@ -47,7 +47,7 @@ def repository(tmp_path: Path) -> Repository:
     path = tmp_path / "repository"
     path.mkdir()
     git(path, "init", "--quiet", "--initial-branch=main")
-    commit(path, {"README.md": "The shop.\n"})
+    commit(path, {"README.md": "The shop.\n", "migrations/README.md": "In order.\n"})
     return Repository(path)
 
 

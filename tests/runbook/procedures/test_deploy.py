@@ -12,19 +12,33 @@ from runbook.clients.application_host import ApplicationHost, Release, ReleaseSt
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
+from runbook.clients.migration_history import State
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import DivergedError, RefusedError, RunbookError, StageError, TransientError
 from runbook.manifest import BackupManifest, Fingerprint
 from runbook.procedures.deploy import DeployFailedError, DeployRequest, DeployStages, deploy
-from runbook.reports import DeployReport, FinalState, StepStatus, TableLoss
+from runbook.reports import (
+    DeployReport,
+    FinalState,
+    Legality,
+    Rehearsal,
+    RollbackScope,
+    StepStatus,
+    TableLoss,
+    UndoEvidence,
+    UndoOutcome,
+)
 from runbook.rules.checklist import Check, Outcome
-from runbook.rules.migrations import Kind, Migration, Step
+from runbook.rules.migration_files import Migration
+from runbook.rules.migration_names import Phase
+from runbook.rules.migration_steps import Step
 from runbook.rules.smoke import SmokeTest
 from runbook.settings import MigrationSettings, Settings
 from runbook.stages.checklist import ChecklistFailedError, ReleasePlan
 from runbook.stages.health import Verdict, WatchResult
 from runbook.stages.record import record_deploy
+from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.restore import RestoredDatabase, Swap
 from runbook.stages.test_suite import TestReport
 from tests.runbook.manifests import manifest
@@ -35,7 +49,7 @@ AT = datetime(2025, 1, 4, 12, tzinfo=UTC)
 BEFORE = ("0001_create",)
 PENDING = ("0002_add_column", "0003_add_index")
 
-BEFORE_PROMOTION = ("test suite", "backup", "backup verification", "migration", "staging", "smoke tests")
+BEFORE_PROMOTION = ("test suite", "backup", "proof", "rehearsal", "migration", "verification", "staging", "smoke tests")
 FROM_PROMOTION_ON = ("promotion", "validation", "watch")
 ERRORS = (
     pytest.param(StageError("bad result"), id="bad result"),
@@ -62,6 +76,8 @@ class World:
     messages: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     calls: list[str] = field(default_factory=list[str])
     pending: tuple[str, ...] = PENDING
+    second_half: tuple[str, ...] = ()
+    rehearsal: Rehearsal | None = None
     down_scripts: bool = True
     breaks_before: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
     breaks_after: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
@@ -92,13 +108,36 @@ def release(sha: str) -> Release:
 
 
 def plan_of(world: World) -> ReleasePlan:
-    found = tuple(
-        Migration(name, f"migrations/{name}.sql", int(name[:4]), Kind.NUMBERED) for name in BEFORE + world.pending
-    )
+    found = tuple(Migration(name, f"migrations/{name}.sql", (0, int(name[:4]))) for name in BEFORE + world.pending)
     steps = tuple(
         Step((migration,), transactional=True, reason="") for migration in found if migration.name in world.pending
     )
-    return ReleasePlan("main", NEW, "v-b", world.served, found, BEFORE, steps, {}, ())
+    later = tuple(
+        Step((Migration(name, "", (0, 9), Phase.POST),), transactional=True, reason="") for name in world.second_half
+    )
+    migrations = MigrationPlan(NEW, found, BEFORE, steps, later, {})
+    return ReleasePlan("main", NEW, "v-b", world.served, migrations, ())
+
+
+def rehearsal(**changes: object) -> Rehearsal:
+    """A rehearsal in which everything went well."""
+    found = Rehearsal(
+        backup_id=BACKUP,
+        restore_s=1.0,
+        migrations=PENDING,
+        duration_s=0.1,
+        wal_bytes=1,
+        statements=(),
+        blocked=(),
+        call_rates="",
+        schema_sha256_pre="1",
+        schema_sha256_post=None,
+        undo=UndoEvidence(outcome=UndoOutcome.RESTORES, detail="schema and rows are as before"),
+        compatible=True,
+        compatible_at_end=True,
+        compatibility=(),
+    )
+    return found.model_copy(update=changes)
 
 
 def made_before() -> BackupManifest:
@@ -134,17 +173,39 @@ class Stages:
         self.world.act("backup verification")
         return made_before()
 
+    def prove_by_copy(self, _: Connections, backup_id: str) -> RestoredDatabase:
+        self.world.act("proof")
+        return RestoredDatabase("shop_rehearsal", backup_id, 1.0)
+
+    def rehearse_migrations(self, _: Connections, plan: MigrationPlan, copy: RestoredDatabase) -> Rehearsal:
+        self.world.act("rehearsal")
+        return self.world.rehearsal or rehearsal()
+
+    def schema_state(self, _: Connections) -> State:
+        return State(frozenset(), frozenset())
+
+    def begun_migrations(self, _: Connections) -> tuple[str, ...]:
+        return self.world.live.migrations
+
+    def verify_migrations(self, *_: object, phase: Phase) -> tuple[Check, ...]:
+        self.world.act("verification" if phase is Phase.PRE else "verification of the second half")
+        return ()
+
     def copy_backup(self, _: Connections, backup_id: str) -> str | None:
         self.world.act("second copy")
         return "elsewhere"
 
-    def apply_migrations(self, _: Connections, plan: ReleasePlan) -> tuple[str, ...]:
+    def apply_migrations(self, _: Connections, plan: MigrationPlan, *, phase: Phase) -> tuple[str, ...]:
+        names = tuple(migration.name for migration in plan.migrations(phase))
+        if phase is Phase.POST:
+            self.world.act("second half", lambda: self.world.migrate(self.world.live.migrations + names))
+            return names
         # The worst that can happen: the first step is committed when the second one breaks.
-        self.world.migrate((*BEFORE, plan.pending[0]))
-        self.world.act("migration", lambda: self.world.migrate(BEFORE + plan.pending))
-        return plan.pending
+        self.world.migrate((*BEFORE, names[0]))
+        self.world.act("migration", lambda: self.world.migrate(BEFORE + names))
+        return names
 
-    def undo_migrations(self, _: Connections, plan: ReleasePlan, before: Fingerprint) -> tuple[str, ...]:
+    def undo_migrations(self, _: Connections, plan: MigrationPlan, before: Fingerprint) -> tuple[str, ...]:
         left = [name for name in self.world.live.migrations if name in plan.pending]
         if left and not self.world.down_scripts:
             raise StageError(f"no down script for {', '.join(left)}")
@@ -294,7 +355,9 @@ def test_a_deploy_takes_a_commit_through_all_stages(deploying: Deploying) -> Non
         "Stage 2: Test Suite",
         "Stage 3: Database Backup",
         "Stage 3: Backup Verification",
+        "Stage 4: Rehearsal",
         "Stage 4: Database Migration",
+        "Stage 4: Verification",
         "Stage 5: Staging",
         "Stage 5: Smoke Tests in Private",
         "Stage 5: Promotion",
@@ -325,9 +388,12 @@ def test_a_failure_before_the_traffic_leaves_everything_as_it_was(
     assert "promotion" not in world.calls
     report = outcome.report
     assert (report.success, report.state) == (False, FinalState.VERIFIED)
-    migrated = {"migration": 1 if when == "breaks_before" else 2, "staging": 2, "smoke tests": 2}.get(stage, 0)
-    names = ", ".join(reversed(PENDING[:migrated]))
-    assert report.undone == ((f"migrations undone: {names}",) if migrated else ())
+    migrated = {"migration": 1 if when == "breaks_before" else 2, "verification": 2, "staging": 2, "smoke tests": 2}
+    names = ", ".join(reversed(PENDING[: migrated.get(stage, 0)]))
+    undone = (
+        f"migrations undone by their down scripts, without loss: {names}; the rehearsal had shown that they restore it"
+    )
+    assert report.undone == ((undone,) if names else ())
     check_raised(outcome, error)
     if isinstance(outcome.raised, DeployFailedError):
         assert outcome.raised.exit_code == 1
@@ -496,6 +562,72 @@ def without_down_scripts(world: World) -> None:
 
 def with_down_scripts_that_leave_another_schema(world: World) -> None:
     world.breaks_after["undo migrations"] = DivergedError("the schema is not what it was")
+
+
+def verdicts(report: DeployReport) -> dict[RollbackScope, Legality]:
+    return {verdict.scope: verdict.legality for verdict in report.verdict}
+
+
+def test_a_release_says_which_rollbacks_work_after_it(deploying: Deploying) -> None:
+    report = deploying.run().report
+    assert verdicts(report) == {
+        RollbackScope.FULL: Legality.LEGAL,
+        RollbackScope.APP_ONLY: Legality.LEGAL,
+        RollbackScope.DB_ONLY: Legality.ILLEGAL,
+    }
+    assert report.rehearsal == rehearsal()
+
+
+def test_a_release_that_the_earlier_one_does_not_survive_rules_out_the_application_alone(deploying: Deploying) -> None:
+    deploying.world.rehearsal = rehearsal(compatible_at_end=False, compatibility=("smoke: orders: 500",))
+    [app_only] = [v for v in deploying.run().report.verdict if v.scope is RollbackScope.APP_ONLY]
+    assert (app_only.legality, app_only.evidence) == (Legality.ILLEGAL, ("smoke: orders: 500",))
+
+
+def test_what_speaks_against_the_migrations_in_the_rehearsal_stops_the_deploy(deploying: Deploying) -> None:
+    deploying.world.rehearsal = rehearsal(refusals=("public.orders is closed for 9.0 s",))
+    outcome = deploying.run()
+    assert "migration" not in deploying.world.calls
+    assert (deploying.world.live.migrations, outcome.report.state) == (BEFORE, FinalState.VERIFIED)
+    assert "public.orders is closed for 9.0 s" in str(outcome.raised)
+
+
+def test_down_scripts_that_failed_in_the_rehearsal_are_not_tried_on_production(deploying: Deploying) -> None:
+    deploying.restore_on_failure()
+    fails = UndoEvidence(outcome=UndoOutcome.FAILS, detail='relation "x" does not exist')
+    deploying.world.rehearsal = rehearsal(undo=fails)
+    deploying.world.breaks_before["smoke tests"] = StageError("bad result")
+    outcome = deploying.run()
+    assert "undo migrations" not in deploying.world.calls
+    [undone] = outcome.report.undone
+    assert "the rehearsal showed that the down scripts do not undo it" in undone
+    assert deploying.world.live == Content(BEFORE, 100)
+
+
+def test_the_second_half_runs_after_the_validation(deploying: Deploying) -> None:
+    deploying.world.second_half = ("0004_drop_old",)
+    report = deploying.run().report
+    calls = deploying.world.calls
+    assert calls.index("migration") < calls.index("promotion") < calls.index("watch") < calls.index("second half")
+    assert deploying.world.live.migrations == (*BEFORE, *PENDING, "0004_drop_old")
+    assert (report.success, report.state) == (True, FinalState.VERIFIED)
+
+
+def test_a_second_half_that_fails_takes_nothing_back(deploying: Deploying) -> None:
+    deploying.world.second_half = ("0004_drop_old",)
+    deploying.world.breaks_before["second half"] = StageError("no lock in 5 attempts")
+    report = deploying.run().report
+    assert (deploying.world.served, deploying.world.live.migrations) == (NEW, BEFORE + PENDING)
+    assert (report.success, report.state) == (True, FinalState.UNVERIFIED)
+    assert any("runbook db:migrate --phase=post" in finding for finding in report.findings)
+
+
+def test_a_second_half_waits_while_the_release_is_not_known_to_be_healthy(deploying: Deploying) -> None:
+    deploying.world.second_half = ("0004_drop_old",)
+    deploying.world.verdict = Verdict.INCONCLUSIVE
+    report = deploying.run().report
+    assert "second half" not in deploying.world.calls
+    assert any("the second half of the migration waits" in finding for finding in report.findings)
 
 
 @pytest.mark.parametrize("cannot_be_undone", [without_down_scripts, with_down_scripts_that_leave_another_schema])

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.errors import InvalidInputError
-from runbook.rules.sql import Statement, controls_transaction, needs_own_transaction, statements
+from runbook.rules.sql import (
+    Statement,
+    controls_transaction,
+    needs_own_transaction,
+    refused_meta_command,
+    statements,
+    without_literals,
+)
 
 FUNCTION = "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END;"
 
@@ -101,7 +108,6 @@ def test_random_text_is_split_or_refused(text: str) -> None:
         pytest.param("\nSELECT $a$ $b$ $$", 2, id="dollar quote"),
         pytest.param("SELECT (1;\nSELECT 2;", 1, id="parenthesis"),
         pytest.param("\nCREATE FUNCTION f() BEGIN ATOMIC SELECT 1;", 2, id="function body"),
-        pytest.param("\nCOPY t FROM stdin;\n1\n", 2, id="COPY data"),
         pytest.param("COPY t FROM stdin; SELECT 1;\n\\.\n", 1, id="a statement on the line of the COPY"),
         pytest.param("SELECT 1\n\\echo x\n;", 2, id="meta-command inside a statement"),
         pytest.param("SELECT 1;\n\0", 2, id="NUL"),
@@ -115,6 +121,82 @@ def test_what_is_never_closed_is_named_by_its_line(text: str, line: int) -> None
 @pytest.mark.parametrize("text", ["", " \n\t", ";;\n;", "-- only a comment", "/* only */ ; -- this", "\ufeff"])
 def test_no_statement(text: str) -> None:
     assert statements(text) == []
+
+
+def test_the_end_of_the_script_ends_copied_data() -> None:
+    assert [item.text for item in statements("\nCOPY t FROM stdin;\n1;\n2")] == ["COPY t FROM stdin;\n1;\n2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\echo done",
+        "\\timing on",
+        "\\restrict abc",
+        "\\pset format aligned",
+        "\\set name value",
+        "\\set ON_ERROR_STOP on",
+        "\\set on_error_stop 1",
+        "\\unset name",
+        "\\if :{?name}",
+        "\\endif",
+        "\\dt+ public.*",
+        "\\copy t from stdin\n1\n\\.\n",
+        "SELECT 1 \\g",
+        "SELECT 1 \\gx\n",
+    ],
+)
+def test_meta_commands_that_stay_inside_psql(text: str) -> None:
+    (found,) = statements(text)
+    assert refused_meta_command(found) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("\\! rm -rf x", "\\!"),
+        ("\\i other.sql", "\\i"),
+        ("\\ir other.sql", "\\ir"),
+        ("\\c other", "\\c"),
+        ("\\connect other", "\\connect"),
+        ("\\o file", "\\o"),
+        ("\\q", "\\q"),
+        ("\\cd /", "\\cd"),
+        ("\\setenv A b", "\\setenv"),
+        ("\\prompt 'x' y", "\\prompt"),
+        ("\\password", "\\password"),
+        ("\\lo_import file", "\\lo_import"),
+        ("\\copy t from 'file'", "\\copy"),
+        ("\\copy t to 'file'", "\\copy"),
+        ("\\copy t from program 'curl x'", "\\copy"),
+        ("\\echo `date`", "\\echo"),
+        ("\\set x `date`", "\\set x"),
+        ("\\set AUTOCOMMIT off", "\\set AUTOCOMMIT"),
+        ("\\set ON_ERROR_STOP 0", "\\set ON_ERROR_STOP"),
+        ("\\unset ON_ERROR_STOP", "\\unset ON_ERROR_STOP"),
+        ("\\set ON_ERROR_ROLLBACK on", "\\set ON_ERROR_ROLLBACK"),
+        ("SELECT 'DROP TABLE t' \\gexec", "\\gexec"),
+        ("SELECT 1 AS a \\gset", "\\gset"),
+        ("SELECT 1 \\g out.txt", "\\g"),
+        ("SELECT 1 \\g |sh", "\\g"),
+        ("SELECT 1 \\watch 1", "\\watch"),
+    ],
+)
+def test_meta_commands_that_reach_outside_are_named(text: str, named: str) -> None:
+    (found,) = statements(text)
+    assert refused_meta_command(found) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("UPDATE  t SET a = 'secret', b = 12\nWHERE \"Id 1\" = $1", 'UPDATE t SET a = ?, b = ? WHERE "Id 1" = ?'),
+        ("SELECT E'a\\'b' /* why */ || $x$body$x$", "SELECT ? || ?"),
+        ("ALTER ROLE r PASSWORD 'cut off in the mid", "ALTER ROLE r PASSWORD ?"),
+    ],
+)
+def test_what_people_are_shown_holds_no_literals(text: str, shown: str) -> None:
+    assert without_literals(text) == shown
 
 
 def test_bare_form() -> None:
@@ -160,10 +242,9 @@ def test_large_scripts_are_read_in_one_pass() -> None:
         "CLUSTER (VERBOSE)",
         "DISCARD ALL",
         "ALTER TYPE s.mood ADD VALUE IF NOT EXISTS 'meh'",
-        "\\i other.sql",
-        "\\connect other",
-        "\\set AUTOCOMMIT off",
-        "\\echo `date`",
+        "DO $$ BEGIN COMMIT; END $$",
+        "do language plpgsql $x$ begin call p(); end $x$",
+        "CALL p()",
     ],
 )
 def test_statements_that_need_their_own_transaction(text: str) -> None:
@@ -192,10 +273,7 @@ def test_statements_that_need_their_own_transaction(text: str) -> None:
         "CLUSTER t USING i",
         "ALTER TYPE mood RENAME VALUE 'a' TO 'b'",
         "DO $$ BEGIN PERFORM 1; END $$",
-        "CALL p()",
-        "\\echo done",
-        "\\timing on",
-        "\\restrict abc",
+        "DO $$ BEGIN -- no COMMIT\n RAISE NOTICE 'rollback'; /* CALL */ END $$",
     ],
 )
 def test_statements_that_can_share_a_transaction(text: str) -> None:
@@ -221,7 +299,7 @@ def test_statements_that_can_share_a_transaction(text: str) -> None:
         ("SAVEPOINT s", False),
         ("RELEASE s", False),
         ("PREPARE q AS SELECT 1", False),
-        ("SET TRANSACTION READ ONLY", False),
+        ("SET TRANSACTION READ ONLY", True),
         ("DO $$ BEGIN END $$", False),
         (FUNCTION, False),
     ],

@@ -15,7 +15,8 @@ from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RejectedError, TransientError
 from runbook.rules.checklist import Check, Outcome
-from runbook.settings import TestCommand
+from runbook.rules.migration_files import Irregularity
+from runbook.settings import MigrationSettings, TestCommand
 from runbook.stages.checklist import Checklist, ChecklistFailedError, plan_release, run_checklist
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute
@@ -89,8 +90,8 @@ def test_a_release_in_order_gets_a_plan(shop: Shop) -> None:
     answers = shop.ask(strict=True)
     assert {check.outcome for check in answers.checks} == {Outcome.PASSED}
     plan, warnings = plan_release(shop.connections, "main")
-    assert (plan.git_sha, plan.pending, warnings) == (sha, ("0001_create",), ())
-    assert plan.scripts == {"migrations/0001_create.sql": "CREATE TABLE orders (id int);\n"}
+    assert (plan.git_sha, plan.migrations.pending, warnings) == (sha, ("0001_create",), ())
+    assert plan.migrations.scripts == {"migrations/0001_create.sql": "CREATE TABLE orders (id int);\n"}
     assert [test.name for test in plan.smoke_tests] == ["home"]
     active = shop.host.active()
     assert active is not None
@@ -145,7 +146,7 @@ def test_a_host_that_does_not_help_is_refused_in_its_own_words(
 
 def test_a_history_that_cannot_be_read_is_refused(shop: Shop) -> None:
     execute(shop.connections.database.url, "CREATE TABLE schema_migrations (version text)")
-    assert 'column "migration_name" does not exist' in shop.refuses()
+    assert "no migration_name" in shop.refuses()
     assert shop.answer("migrations").outcome is Outcome.FAILED
 
 
@@ -205,7 +206,8 @@ def with_a_breaking_change(shop: Shop) -> None:
 
 
 def with_a_destructive_migration(shop: Shop) -> None:
-    shop.commit({"migrations/0001_drop.sql": "CREATE TABLE a (b int, c int);\nALTER TABLE a DROP COLUMN b;\n"})
+    execute(shop.connections.database.url, "CREATE TABLE a (b int, c int)")
+    shop.commit({"migrations/0001_drop.sql": "SELECT 1;\nALTER TABLE a DROP COLUMN b;\n"})
 
 
 def with_a_migration_nobody_knows(shop: Shop) -> None:
@@ -214,6 +216,7 @@ def with_a_migration_nobody_knows(shop: Shop) -> None:
         "CREATE TABLE schema_migrations (migration_name text, status text)",
         "INSERT INTO schema_migrations VALUES ('0007_of_a_branch', 'completed')",
     )
+    shop.change(migrations=MigrationSettings(allowed=(Irregularity.MISSING_FILE,)))
 
 
 def with_a_running_commit_that_is_gone(shop: Shop) -> None:
@@ -227,8 +230,8 @@ def with_a_running_commit_that_is_gone(shop: Shop) -> None:
         (without_an_optional_variable, "SLACK_WEBHOOK_URL", "Notifications: not set"),
         (without_a_test_suite, "test suite", "no command is configured"),
         (with_a_breaking_change, "breaking changes", "feat!: drop the old API"),
-        (with_a_destructive_migration, "destructive change", "migrations/0001_drop.sql:2"),
-        (with_a_migration_nobody_knows, "migration history", "0007_of_a_branch"),
+        (with_a_destructive_migration, "lint: drop-column", "migrations/0001_drop.sql:2"),
+        (with_a_migration_nobody_knows, "migration files", "0007_of_a_branch"),
         (with_a_running_commit_that_is_gone, "breaking changes", "not known"),
     ],
 )
@@ -259,7 +262,7 @@ def test_a_commit_is_planned_from_its_own_files(shop: Shop) -> None:
     first = shop.commit({"migrations/0001_a.sql": "SELECT 1;"})
     shop.commit({"migrations/0002_b.sql": "SELECT 1;"})
     plan, _ = plan_release(shop.connections, first)
-    assert plan.pending == ("0001_a",)
+    assert plan.migrations.pending == ("0001_a",)
 
 
 def test_a_folder_that_is_no_repository_is_said_to_be_none(shop: Shop, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import WatchSettings
 from runbook.stages.application import confirm_served, promote_release, smoke_release
 from runbook.stages.checklist import ReleasePlan
+from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.health import (
     Verdict,
     WatchResult,
@@ -145,7 +146,8 @@ class Shop:
 
     @property
     def plan(self) -> ReleasePlan:
-        return ReleasePlan("main", self.release.git_sha, "v1", None, (), (), (), {}, SMOKE)
+        none = MigrationPlan(self.release.git_sha, (), (), (), (), {})
+        return ReleasePlan("main", self.release.git_sha, "v1", None, none, SMOKE)
 
     def health(self) -> dict[str, Check]:
         checks = check_health(self.connections, self.application.url, self.release.git_sha)
@@ -332,7 +334,7 @@ def test_a_schema_that_cannot_be_read_could_not_be_checked(shop: Shop, what: str
     if what == "unreachable":
         shop.connections = replace(shop.connections, database=Database("postgresql://127.0.0.1:1/shop"))
     else:
-        execute(shop.connections.database.url, "CREATE TABLE schema_migrations (version text)")
+        execute(shop.connections.database.url, "CREATE TABLE schema_migrations (migration_name text, status int)")
     checks = probe_state(shop.connections, shop.release.git_sha)
     assert failed(checks) == ["schema"]
     assert state_of(checks) is FinalState.UNVERIFIED

@@ -16,11 +16,10 @@ from runbook.clients.fingerprint import applied_migrations, fingerprint
 from runbook.clients.migration_history import MigrationHistory
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
-from runbook.errors import DivergedError, RefusedError, RunbookError, StageError, TransientError
+from runbook.errors import DivergedError, InvalidInputError, RefusedError, RunbookError, StageError, TransientError
 from runbook.manifest import Fingerprint
-from runbook.rules.migrations import discover, pending, plan_steps
-from runbook.stages.checklist import ReleasePlan
 from runbook.stages.migration import apply_migrations, undo_migrations
+from runbook.stages.migration_plan import MigrationPlan, plan_migrations
 from tests.runbook.helpers import commit, execute, query
 
 TODAYS_TABLE = """
@@ -32,16 +31,16 @@ CREATE TABLE schema_migrations (
 """
 
 
-def plan_of(connections: Connections, scripts: Mapping[str, str | bytes]) -> ReleasePlan:
-    """Commit scripts as `migrations/<name>.sql` and plan the release of that commit."""
-    repository = connections.repository
-    sha = commit(repository.path, {f"migrations/{name}.sql": text for name, text in scripts.items()})
-    found = discover(repository.files(sha, "migrations"), "migrations")
-    applied = done(connections)
-    texts = {path: repository.text(sha, path) or "" for m in found for path in (m.path, m.down) if path}
-    left = pending(found, applied)
-    steps = plan_steps(left, {m.name: texts[m.path] for m in left})
-    return ReleasePlan("main", sha, "v2", None, tuple(found), tuple(applied), tuple(steps), texts, ())
+def plan_of(connections: Connections, scripts: Mapping[str, str | bytes]) -> MigrationPlan:
+    """Commit scripts as `migrations/<name>.sql` and plan the migration to that commit."""
+    files = {f"migrations/{name}.sql": text for name, text in scripts.items()}
+    return plan_migrations(connections, commit(connections.repository.path, files), running_git_sha=None)
+
+
+def impatient(connections: Connections) -> Connections:
+    """Return connections of an environment that tries once to get its locks."""
+    once = connections.settings.migrations.model_copy(update={"lock_attempts": 1})
+    return replace(connections, settings=connections.settings.model_copy(update={"migrations": once}))
 
 
 def done(connections: Connections) -> list[str]:
@@ -224,11 +223,9 @@ def test_every_kind_of_script_works_and_does_not_disturb_the_next(connections: C
     assert done(connections) == ["0001_odd", "0002_next"]
 
 
-def test_a_script_that_ends_in_an_open_transaction_is_not_taken_for_applied(connections: Connections) -> None:
-    plan = plan_of(connections, {"0001_open": "BEGIN;\nCREATE TABLE items (id int);\n"})
-    with pytest.raises(DivergedError, match="not in the history after they ran: 0001_open"):
-        apply_migrations(connections, plan)
-    assert tables(connections) == []
+def test_a_script_that_ends_in_an_open_transaction_is_refused(connections: Connections) -> None:
+    with pytest.raises(InvalidInputError, match=r"0001_open\.sql:1.*COMMIT for each BEGIN"):
+        plan_of(connections, {"0001_open": "BEGIN;\nCREATE TABLE items (id int);\n"})
 
 
 def test_a_script_is_utf8_whatever_the_database(postgres: EmbeddedPostgres, connections: Connections) -> None:
@@ -245,8 +242,13 @@ def test_a_lock_held_by_somebody_else_gives_up_in_time_and_applies_nothing(conne
     plan = plan_of(connections, {"0001_new": "CREATE TABLE new (id int);", "0002_more": "ALTER TABLE items ADD p int;"})
     with psycopg.connect(connections.database.url) as holder:
         holder.execute("SELECT * FROM items")
-        with pytest.raises(TransientError, match=r"migrations/0002_more\.sql:1: .*lock timeout \(SQLSTATE 55P03\)"):
-            apply_migrations(connections, plan)
+        with pytest.raises(
+            StageError, match=r"migrations/0002_more\.sql:1: .*lock timeout \(SQLSTATE 55P03\)"
+        ) as raised:
+            apply_migrations(impatient(connections), plan)
+        assert f"Blocked by session {holder.info.backend_pid} of " in str(raised.value)
+        assert "idle in transaction" in str(raised.value)
+        assert "SELECT * FROM items" in str(raised.value)
     assert tables(connections) == ["items"]
     apply_migrations(connections, plan)
     assert done(connections) == ["0001_new", "0002_more"]
@@ -258,8 +260,8 @@ def test_cleaning_up_after_a_failed_index_does_not_wait_for_ever(connections: Co
     plan = plan_of(connections, {"0001_index": "CREATE INDEX CONCURRENTLY items_id ON items (id);"})
     with psycopg.connect(connections.database.url) as holder:
         holder.execute("INSERT INTO items VALUES (1)")
-        with pytest.raises(TransientError, match="lock timeout"):
-            apply_migrations(connections, plan)
+        with pytest.raises(StageError, match="no lock in 1 attempts: .*lock timeout"):
+            apply_migrations(impatient(connections), plan)
 
 
 def test_a_server_that_ends_the_session_can_be_tried_again(connections: Connections) -> None:
@@ -333,7 +335,7 @@ def test_the_name_of_a_file_may_hold_what_a_command_line_would_read(connections:
 
 
 def test_a_message_names_the_repositorys_file_not_a_copy(connections: Connections) -> None:
-    plan = plan_of(connections, {"0001_bad": "\\nonsense\n"})
-    with pytest.raises(StageError, match=r"^migrations/0001_bad\.sql:1: invalid command \\nonsense") as raised:
+    plan = plan_of(connections, {"0001_bad": "SELECT nonsense;\n"})
+    with pytest.raises(StageError, match=r"^migrations/0001_bad\.sql:1: column \"nonsense\" does not") as raised:
         apply_migrations(connections, plan)
     assert not re.search("runbook-migration-", str(raised.value))

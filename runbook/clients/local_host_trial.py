@@ -1,0 +1,95 @@
+"""Trials on the local application host: a known release started once more, against another database, on its own port.
+
+A trial gets no traffic, is in no list of releases, and has a log of its own. It ends with whoever began it, and at the
+latest after ten minutes or with the daemon. The URL of its database is in the memory of the processes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runbook.clients.local_host_files import minimal_environment, read_config, read_variables, tail
+from runbook.clients.local_host_process import ProcessId, answers, free_port, spawn, stop_groups
+from runbook.clients.local_host_releases import Releases
+from runbook.errors import StageError
+
+logger = logging.getLogger(__name__)
+_LIFETIME_S = 600
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that runs; `url` is where it answers."""
+
+    trial_id: str
+    url: str
+    process: ProcessId
+    begun: float
+
+
+class Trials:
+    """The trials of one daemon."""
+
+    def __init__(self, root: Path, releases: Releases) -> None:
+        self._root = root
+        self._releases = releases
+        self._lock = threading.Lock()
+        self._running: dict[str, Trial] = {}
+
+    def begin(self, release_id: str, database_url: str) -> Trial:
+        """Start a release against a database and wait until it answers.
+
+        Raises:
+            RejectedError: no such release.
+            StageError: it does not become ready; the error ends with its last log lines.
+        """
+        record = self._releases.find(release_id).record
+        config, port = read_config(self._root), free_port(None)
+        environment = minimal_environment() | read_variables(self._root)
+        environment |= {"PORT": str(port), "APP_VERSION": record.version, "RELEASE_SHA": record.git_sha}
+        trial_id = secrets.token_hex(8)
+        log = self._root / "logs" / f"trial-{trial_id}.log"
+        process = spawn(
+            [sys.executable if word == "{python}" else word for word in config.start_command],
+            directory=self._root / "releases" / release_id / "source",
+            environment=environment | {"DATABASE_URL": database_url},
+            log=log,
+        )
+        trial = Trial(trial_id, f"http://127.0.0.1:{port}", process, time.monotonic())
+        with self._lock:
+            self._running[trial_id] = trial
+        deadline = time.monotonic() + config.ready_timeout_s
+        while not answers(port, config.health_path, timeout_s=min(2.0, config.ready_timeout_s)):
+            if not process.alive() or time.monotonic() > deadline:
+                last = "\n".join(tail(log, _TAIL_LINES)).replace(database_url, "(the database's URL)") or "(nothing)"
+                self.end(trial_id)
+                raise StageError(f"release {release_id} does not answer with this database. Last log lines:\n{last}")
+            time.sleep(0.02)
+        return trial
+
+    def end(self, trial_id: str) -> None:
+        """End a trial and delete its log; no error when it has ended already."""
+        with self._lock:
+            trial = self._running.pop(trial_id, None)
+        if trial is not None:
+            stop_groups([trial.process])
+            (self._root / "logs" / f"trial-{trial_id}.log").unlink(missing_ok=True)
+
+    def end_overdue(self) -> None:
+        """End the trials whose time is over."""
+        for trial in list(self._running.values()):
+            if time.monotonic() - trial.begun > _LIFETIME_S:
+                logger.warning("trial %s has run for %d s and is ended", trial.trial_id, _LIFETIME_S)
+                self.end(trial.trial_id)
+
+    def end_all(self) -> None:
+        """End every trial."""
+        for trial_id in list(self._running):
+            self.end(trial_id)

@@ -1,0 +1,158 @@
+"""The order in which migrations are backed up, rehearsed, applied, verified, and undone when that fails.
+
+Shared by a deploy and by a migration of the database alone.
+Source: runbook, "Stage 3: Database Backup", "Stage 4: Database Migration".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runbook.clients.migration_history import State
+from runbook.connections import Connections
+from runbook.errors import DivergedError, RunbookError, StageError
+from runbook.manifest import BackupManifest, Fingerprint
+from runbook.reports import Rehearsal, StepLog, TableLoss
+from runbook.rules.checklist import Check, Outcome
+from runbook.rules.migration_names import Phase
+from runbook.rules.verdict import undo_reason
+from runbook.stages import backup, migration, notification, rehearsal, restore
+from runbook.stages.migration_plan import MigrationPlan
+from runbook.stages.restore import RestoredDatabase, Swap
+
+
+@dataclass(frozen=True)
+class MigrationStages:
+    """The stages of a migration; by default the plain functions."""
+
+    create_backup: Callable[..., BackupManifest] = backup.create_backup
+    verify_backup: Callable[[Connections, str], BackupManifest] = backup.verify_backup
+    prove_by_copy: Callable[[Connections, str], RestoredDatabase] = backup.prove_by_copy
+    copy_backup: Callable[[Connections, str], str | None] = backup.copy_backup
+    rehearse_migrations: Callable[[Connections, MigrationPlan, RestoredDatabase], Rehearsal] = (
+        rehearsal.rehearse_migrations
+    )
+    begun_migrations: Callable[[Connections], tuple[str, ...]] = migration.begun_migrations
+    schema_state: Callable[[Connections], State] = migration.schema_state
+    apply_migrations: Callable[..., tuple[str, ...]] = migration.apply_migrations
+    verify_migrations: Callable[..., tuple[Check, ...]] = migration.verify_migrations
+    undo_migrations: Callable[[Connections, MigrationPlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
+    restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
+    quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = restore.quote_loss
+    swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
+    notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
+
+
+@dataclass
+class Migrating:
+    """How far a migration got, for undoing it."""
+
+    plan: MigrationPlan
+    steps: StepLog
+    findings: list[str] = field(default_factory=list[str])
+    undone: list[str] = field(default_factory=list[str])
+    backup: BackupManifest | None = None
+    rehearsal: Rehearsal | None = None
+    begun: bool = False
+
+
+def back_up_and_rehearse(
+    connections: Connections, stages: MigrationStages, run: Migrating, *, reason: str, triggered_by: str
+) -> None:
+    """Make a backup and prove it; with migrations pending, by restoring it to the copy that they are rehearsed on.
+
+    Raises:
+        StageError: the backup is not what it should be, or the rehearsal speaks against the migrations; nothing was
+            changed.
+    """
+    made = run.steps.run(
+        "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=triggered_by
+    )
+    run.backup = made
+    copy: RestoredDatabase | None = None
+    if not run.plan.pending or not connections.settings.migrations.rehearse:
+        run.backup = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
+        if run.plan.pending:
+            run.findings.append("the migrations were not rehearsed: the settings say `rehearse = false`")
+    else:
+        copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
+    if connections.second_store is not None:
+        try:
+            run.steps.run("Stage 3: Second Copy", stages.copy_backup, connections, made.backup_id)
+        except RunbookError as error:  # a proven one is in the first store
+            run.findings.append(f"{made.backup_id} has no copy in the second store: {error}")
+    if copy is not None:
+        run.rehearsal = run.steps.run("Stage 4: Rehearsal", stages.rehearse_migrations, connections, run.plan, copy)
+        if run.rehearsal.refusals:
+            raise StageError("the rehearsal speaks against it: " + "; ".join(run.rehearsal.refusals))
+
+
+def migrate(connections: Connections, stages: MigrationStages, run: Migrating, phase: Phase) -> None:
+    """Apply one half of the pending migrations and verify it.
+
+    Raises:
+        StageError: a migration failed, or what was found afterwards is not what was rehearsed.
+    """
+    if not run.plan.steps_of(phase):
+        return
+    name = "Stage 4: Database Migration" if phase is Phase.PRE else "Stage 6: Second Half of the Migration"
+    before = stages.schema_state(connections)
+    run.begun = True
+    run.steps.run(name, stages.apply_migrations, connections, run.plan, phase=phase)
+    checks = run.steps.run(
+        "Stage 4: Verification", stages.verify_migrations, connections, run.plan, run.rehearsal, before, phase=phase
+    )
+    run.findings += [f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED]
+    if failed := [check for check in checks if check.outcome is Outcome.FAILED]:
+        raise StageError("; ".join(f"{check.name}: {check.detail}" for check in failed))
+
+
+def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, by_hand: Callable[[], str]) -> None:
+    """Undo what migrations left, least loss first: their own transaction, the down scripts, a restore.
+
+    Args:
+        connections: the environment.
+        stages: the stages.
+        run: how far it got.
+        by_hand: returns the command that restores the backup, for the message.
+
+    Raises:
+        StageError: it could not be undone without losing rows, and the settings do not allow that.
+
+    Source: runbook, "Stage 4: Database Migration" ("Automatic rollback on failure").
+    """
+    made = run.backup
+    if made is None or not run.begun:
+        return
+    why = undo_reason(run.rehearsal)
+    try:
+        if why is not None and set(stages.begun_migrations(connections)) & set(run.plan.pending):
+            raise StageError(why)
+        names = run.steps.run("Undo: Migrations", stages.undo_migrations, connections, run.plan, made.fingerprint)
+    except RunbookError as error:
+        undoable = isinstance(error, StageError | DivergedError)  # else the server or another run is in the way
+        if not undoable or not connections.settings.migrations.restore_on_failure:
+            raise StageError(
+                f"{error}. Restore the backup made before it, if its loss is acceptable: {by_hand()}"
+            ) from error
+        _restore(connections, stages, run, made, error)
+        return
+    if names:
+        proof = "; the rehearsal had shown that they restore it" if run.rehearsal else ""
+        run.undone.append(f"migrations undone by their down scripts, without loss: {', '.join(names)}{proof}")
+    else:
+        run.undone.append("migrations undone: by their own transaction, which left nothing")
+
+
+def _restore(
+    connections: Connections, stages: MigrationStages, run: Migrating, made: BackupManifest, why: Exception
+) -> None:
+    restored = run.steps.run("Undo: Restore", stages.restore_beside, connections, made.backup_id, purpose="restored")
+    losses = run.steps.run("Undo: Quote Loss", stages.quote_loss, connections, made.backup_id)
+    swapped = run.steps.run("Undo: Swap", stages.swap_in, connections, restored)
+    changed = ", ".join(f"{loss.table} had {loss.rows_now} rows and has {loss.rows_restored}" for loss in losses)
+    run.undone.append(
+        f"{made.backup_id} restored because {why}; the replaced database is kept as {swapped.kept}; "
+        f"tables that differ: {changed or 'none'}"
+    )
