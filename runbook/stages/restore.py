@@ -51,6 +51,7 @@ from runbook.rules.restore_sample import choose_sample, sample_list
 _log = logging.getLogger(__name__)
 # Several indexes are built at a time; that each takes several processes, too, made it slower when measured.
 _SPEED = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "max_parallel_maintenance_workers": "0"}
+_DEADLOCK = "ERROR:  deadlock detected"
 _DISK_FULL = "No space left on device"
 
 
@@ -128,9 +129,16 @@ def restored_in_words(compared: Mapping[str, TableFingerprint], tables: int) -> 
 
 
 def fill_database(
-    connections: Connections, manifest: BackupManifest, name: str, level: VerificationLevel = VerificationLevel.FULL
+    connections: Connections,
+    manifest: BackupManifest,
+    name: str,
+    level: VerificationLevel = VerificationLevel.FULL,
+    *,
+    jobs: int | None = None,
 ) -> Collection[str]:
     """Restore a backup into an empty database, without comparing it; return the tables whose rows were restored.
+
+    `jobs` tables are restored at a time, as many as the settings say when None.
 
     Raises:
         As `restore_beside`.
@@ -149,7 +157,7 @@ def fill_database(
             manifest,
             programs,
             name,
-            [f"--jobs={connections.settings.backup.jobs}", *chosen, str(folder / DUMP_FOLDER)],
+            [f"--jobs={jobs or connections.settings.backup.jobs}", *chosen, str(folder / DUMP_FOLDER)],
         )
     return tables
 
@@ -223,12 +231,32 @@ def _restore(
     require_identity(connections, manifest)
     create_beside(connections.database, name)
     try:
-        tables = fill_database(connections, manifest, name, level)
+        tables = _filled(connections, manifest, name, level)
         _compare(connections, manifest, name, tables)
     except BaseException:
         _drop_quietly(connections, name)
         raise
     return tables
+
+
+def _filled(
+    connections: Connections, manifest: BackupManifest, name: str, level: VerificationLevel
+) -> Collection[str]:
+    """Restore into a fresh database; one table at a time when the jobs of `pg_restore` stood in each other's way.
+
+    Attaching the indexes of partitions in parallel can deadlock, which says nothing about the backup.
+    """
+    try:
+        return fill_database(connections, manifest, name, level)
+    except _DeadlockError:
+        _log.warning("%s: the jobs of pg_restore blocked each other; restoring with one job", manifest.backup_id)
+    drop(connections.database, name)
+    create_beside(connections.database, name)
+    return fill_database(connections, manifest, name, level, jobs=1)
+
+
+class _DeadlockError(StageError):
+    """Two sessions of `pg_restore` waited for each other."""
 
 
 def _fetch(connections: Connections, manifest: BackupManifest, identities: list[Identity], folder: Path) -> None:
@@ -292,11 +320,12 @@ def _run_restore(
     database = connections.database
     argv = programs.argv("pg_restore", "--exit-on-error", "--verbose", f"--dbname={name}", *arguments)
     expected = 3 * len(manifest.fingerprint.tables) + 1
-    seen = 0
+    seen, deadlocked = 0, False
 
-    def count(_line: str) -> None:
-        nonlocal seen
+    def count(line: str) -> None:
+        nonlocal seen, deadlocked
         seen += 1
+        deadlocked = deadlocked or _DEADLOCK in line
         report("restore", min(0.99, seen / expected))
 
     try:
@@ -304,6 +333,8 @@ def _run_restore(
             argv, what=f"restore of {manifest.backup_id}", database=name, source=source, settings=_SPEED, on_line=count
         )
     except StageError as error:
+        if deadlocked:
+            raise _DeadlockError(str(error)) from error
         _blame_the_server(connections, name, error)
         raise
     report("restore", 1)
