@@ -70,7 +70,7 @@ def read_script(path: str, text: str) -> list[Statement]:
         found = statements(text)
     except InvalidInputError as error:
         raise _not_a_migration(path, "text that can be read as SQL", str(error)) from error
-    if not any(not statement.bare.startswith("\\") for statement in found):
+    if all(statement.bare.startswith("\\") and not has_data(statement) for statement in found):
         raise _not_a_migration(path, "at least one statement", "Write the migration or delete the file.")
     for statement in found:
         if (command := refused_meta_command(statement)) is not None:

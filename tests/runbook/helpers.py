@@ -39,7 +39,7 @@ def commit(path: Path, files: Mapping[str, str | bytes], message: str = "Change 
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
     git(path, "add", "--all")
-    git(path, "commit", "--quiet", "--message", message)
+    git(path, "commit", "--quiet", "--allow-empty", "--message", message)
     return git(path, "rev-parse", "HEAD")
 
 

@@ -178,7 +178,7 @@ BEGIN NEW.at := NEW.at; RETURN NEW; END $$""",
     "INSERT INTO app.no_key SELECT 1, 'twice' FROM generate_series(1, 2)",
     "INSERT INTO app.unlogged VALUES (1); INSERT INTO app.wide (c1, c1500) VALUES (1, 2), (NULL, NULL)",
     """INSERT INTO "Odd ""schema"". ☃"."Таблица 'x' %s {} $1" VALUES (1, 'ä', ''), (2, NULL, E'\\\\.')""",
-    f"""INSERT INTO "{LONG_NAME}"."{LONG_NAME}" VALUES ('x')""",  # noqa: S608 - made here
+    f"""INSERT INTO "{LONG_NAME}"."{LONG_NAME}" VALUES ('x')""",
     'INSERT INTO app."a.b" VALUES (1); INSERT INTO "app.a".b VALUES (2)',
     "REFRESH MATERIALIZED VIEW app.totals",
     "SELECT lo_from_bytea(4711, decode(repeat('00ff', 5000), 'hex')), lo_create(4712)",
@@ -297,7 +297,7 @@ def _tables(draw: st.DrawFn, table: str, others: list[str]) -> list[str]:
         statements += {
             "": [],
             "index": [f"CREATE INDEX {what} ON {table} ((1)) WHERE {true}"],
-            "view": [f"CREATE VIEW {what} AS SELECT *, {true} AS is_it FROM {table} WHERE NOT (NOT {true})"],  # noqa: S608
+            "view": [f"CREATE VIEW {what} AS SELECT *, {true} AS is_it FROM {table} WHERE NOT (NOT {true})"],
             "late": [f"ALTER TABLE {table} ADD CONSTRAINT {what} CHECK ({true}) NOT VALID"],
             "generated": [f"ALTER TABLE {table} ADD {what} boolean GENERATED ALWAYS AS ({true}) STORED"]
             if kind.name != "timestamptz"  # what is compared with it depends on the time zone

@@ -37,8 +37,8 @@ from runbook.rules.smoke import SmokeTest
 from runbook.settings import MigrationSettings, Settings
 from runbook.stages.checklist import ChecklistFailedError, ReleasePlan
 from runbook.stages.health import Verdict, WatchResult
-from runbook.stages.record import record_deploy
 from runbook.stages.migration_plan import MigrationPlan
+from runbook.stages.record import record_deploy
 from runbook.stages.restore import RestoredDatabase, Swap
 from runbook.stages.test_suite import TestReport
 from tests.runbook.manifests import manifest

@@ -5,8 +5,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runbook.errors import InvalidInputError
 from runbook.rules.migrations import (
     Kind,
     Migration,
@@ -17,6 +15,8 @@ from runbook.rules.migrations import (
     plan_steps,
     unknown,
 )
+
+from runbook.errors import InvalidInputError
 from runbook.rules.sql import statements
 
 

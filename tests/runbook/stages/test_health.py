@@ -21,7 +21,6 @@ from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import WatchSettings
 from runbook.stages.application import confirm_served, promote_release, smoke_release
 from runbook.stages.checklist import ReleasePlan
-from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.health import (
     Verdict,
     WatchResult,
@@ -33,6 +32,7 @@ from runbook.stages.health import (
     verify_rollback,
     watch_release,
 )
+from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.rollback import RollbackPlan
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute

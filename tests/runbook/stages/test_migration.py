@@ -5,22 +5,19 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 import psycopg
 import pytest
 
 from runbook.clients.embedded_postgres import EmbeddedPostgres
-from runbook.clients.fingerprint import applied_migrations, fingerprint
 from runbook.clients.migration_history import MigrationHistory
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import DivergedError, InvalidInputError, RefusedError, RunbookError, StageError, TransientError
-from runbook.manifest import Fingerprint
 from runbook.stages.migration import apply_migrations, undo_migrations
-from runbook.stages.migration_plan import MigrationPlan, plan_migrations
-from tests.runbook.helpers import commit, execute, query
+from tests.runbook.helpers import execute, query
+from tests.runbook.stages.migrations import done, now, plan_of, tables, with_settings
 
 TODAYS_TABLE = """
 CREATE TABLE schema_migrations (
@@ -29,32 +26,6 @@ CREATE TABLE schema_migrations (
     error_message text, rollback_performed boolean NOT NULL
 )
 """
-
-
-def plan_of(connections: Connections, scripts: Mapping[str, str | bytes]) -> MigrationPlan:
-    """Commit scripts as `migrations/<name>.sql` and plan the migration to that commit."""
-    files = {f"migrations/{name}.sql": text for name, text in scripts.items()}
-    return plan_migrations(connections, commit(connections.repository.path, files), running_git_sha=None)
-
-
-def impatient(connections: Connections) -> Connections:
-    """Return connections of an environment that tries once to get its locks."""
-    once = connections.settings.migrations.model_copy(update={"lock_attempts": 1})
-    return replace(connections, settings=connections.settings.model_copy(update={"migrations": once}))
-
-
-def done(connections: Connections) -> list[str]:
-    with connections.database.connect() as connection:
-        return applied_migrations(connection, connections.settings.migrations.history_table)
-
-
-def now(connections: Connections) -> Fingerprint:
-    return fingerprint(connections.database, connections.settings.migrations.history_table)
-
-
-def tables(connections: Connections) -> list[str]:
-    rows = query(connections.database.url, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
-    return sorted(str(row[0]) for row in rows if "schema_migrations" not in str(row[0]))
 
 
 def test_a_failure_in_the_third_leaves_nothing_of_the_first_two(connections: Connections) -> None:
@@ -245,7 +216,7 @@ def test_a_lock_held_by_somebody_else_gives_up_in_time_and_applies_nothing(conne
         with pytest.raises(
             StageError, match=r"migrations/0002_more\.sql:1: .*lock timeout \(SQLSTATE 55P03\)"
         ) as raised:
-            apply_migrations(impatient(connections), plan)
+            apply_migrations(with_settings(connections, lock_attempts=1), plan)
         assert f"Blocked by session {holder.info.backend_pid} of " in str(raised.value)
         assert "idle in transaction" in str(raised.value)
         assert "SELECT * FROM items" in str(raised.value)
@@ -260,8 +231,8 @@ def test_cleaning_up_after_a_failed_index_does_not_wait_for_ever(connections: Co
     plan = plan_of(connections, {"0001_index": "CREATE INDEX CONCURRENTLY items_id ON items (id);"})
     with psycopg.connect(connections.database.url) as holder:
         holder.execute("INSERT INTO items VALUES (1)")
-        with pytest.raises(StageError, match="no lock in 1 attempts: .*lock timeout"):
-            apply_migrations(impatient(connections), plan)
+        with pytest.raises(StageError, match=r"no lock in 1 attempts: .*lock timeout"):
+            apply_migrations(with_settings(connections, lock_attempts=1), plan)
 
 
 def test_a_server_that_ends_the_session_can_be_tried_again(connections: Connections) -> None:
