@@ -20,7 +20,7 @@ from runbook.reports import StatementCost
 from runbook.rules.sql import Statement, without_literals
 
 _RELATIONS = """
-SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid)
+SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid)::bigint
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm') AND c.oid >= 16384
 """
@@ -28,7 +28,7 @@ _MEASURE = (
     "SELECT {prefix} || pg_catalog.json_build_object('at', extract(epoch FROM pg_catalog.clock_timestamp()),"
     " 'wal', pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn,"
     " 'locks', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(relation::bigint, mode,"
-    " pg_catalog.pg_relation_filenode(relation)))"
+    " pg_catalog.pg_relation_filenode(relation)::bigint))"
     " FROM (SELECT DISTINCT relation, mode FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid()"
     " AND locktype = 'relation' AND granted AND relation >= 16384) AS held))::text;"
 )

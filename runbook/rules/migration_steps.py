@@ -70,8 +70,6 @@ def read_script(path: str, text: str) -> list[Statement]:
         found = statements(text)
     except InvalidInputError as error:
         raise _not_a_migration(path, "text that can be read as SQL", str(error)) from error
-    if all(statement.bare.startswith("\\") and not has_data(statement) for statement in found):
-        raise _not_a_migration(path, "at least one statement", "Write the migration or delete the file.")
     for statement in found:
         if (command := refused_meta_command(statement)) is not None:
             raise _not_a_migration(
@@ -79,6 +77,8 @@ def read_script(path: str, text: str) -> list[Statement]:
                 f"SQL, and psql meta-commands that stay inside psql; not {command}",
                 "Write it as SQL: a shell, other files, other connections and made-up statements cannot be reviewed.",
             )
+    if all(statement.bare.startswith("\\") and not has_data(statement) for statement in found):
+        raise _not_a_migration(path, "at least one statement", "Write the migration or delete the file.")
     for unit in units(found):
         if unit.kind is UnitKind.BLOCK and not _ends_transaction(found[unit.last]):
             raise _not_a_migration(
