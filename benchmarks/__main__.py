@@ -5,15 +5,18 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks import application_rollback, database_backup
+from benchmarks import application_rollback, database_backup, migrations
 
 APPLICATION_ROUNDS = 7
 DATABASE_ROUNDS = 3
+MIGRATION_ROUNDS = 7
 
 
 def main() -> None:
     """Print the measurements as tables."""
     _print_application(application_rollback.measure(APPLICATION_ROUNDS))
+    with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
+        _print_migrations(migrations.measure(MIGRATION_ROUNDS, Path(folder)))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
         _print_database(database_backup.measure(DATABASE_ROUNDS, Path(folder)))
 
@@ -25,6 +28,13 @@ def _print_application(result: application_rollback.Result) -> None:
     )
     print(f"{'  deployed again from its commit':<56} {result.again_s:>8.3f} s {result.slowest_again_s:>8.3f} s")
     print(f"The switch takes {result.warm_s / result.again_s:.3f} of deploying again ({APPLICATION_ROUNDS} rounds).")
+
+
+def _print_migrations(result: migrations.Result) -> None:
+    print(f"\n{migrations.FILES} migrations, medians of {MIGRATION_ROUNDS} rounds")
+    print(f"  {'psql -1 -f':<58} {result.psql_s:>8.2f} s")
+    print(f"  {'locked, applied in one transaction, recorded':<58} {result.apply_s:>8.2f} s")
+    print(f"Applying them takes {result.apply_s / result.psql_s:.2f} of psql alone.")
 
 
 def _print_database(result: database_backup.Result) -> None:
