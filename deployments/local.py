@@ -150,6 +150,10 @@ class LocalEnvironment:
             name = self.settings.database
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            # Beside the application's database, so that neither its schema nor its backups change.
+            available = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_stat_statements'"
+            if connection.execute(available).fetchone() is not None:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
 
     def _write_application_variables(self, public_url: str) -> None:
         """Write the variables that releases run with; secrets are made once and then kept."""

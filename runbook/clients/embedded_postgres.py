@@ -40,6 +40,7 @@ _STOP_S = 60
 _ATTEMPTS = 20
 _LOG_LINES = 15
 _NO_SUCH_PID = 2**31 - 1  # above every system's highest process id
+_STATISTICS = "pg_stat_statements"  # which queries were asked, and how often
 
 
 def bin_directory() -> Path:
@@ -217,11 +218,13 @@ class EmbeddedPostgres:
         _disown_pid_file(account, data)
         port = self._recorded_port()
         start = (programs / "pg_ctl", "start", "-D", data, "-w", "-t", str(_START_S))
+        library = any((programs.parent / "lib").glob(f"{_STATISTICS}.*"))
+        preload = f" -c shared_preload_libraries={_STATISTICS}" if library else ""
         for _ in range(_ATTEMPTS):
             self._record_port(port)
             with _open_private(self._home / "server.log") as log:
                 before = os.fstat(log.fileno()).st_size
-                if account.run(*start, "-o", f"-p {port}", output=log):
+                if account.run(*start, "-o", f"-p {port}{preload}", output=log):
                     return
             said = (self._home / "server.log").read_bytes()[before:]
             if b"Address already in use" in said:

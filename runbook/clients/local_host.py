@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from runbook.errors import RejectedError, StageError, TransientError
 
 __all__ = ["LocalHost", "LocalHostConfig"]
 
+logger = logging.getLogger(__name__)
 _START_S = 15.0
 _STOP_S = 15.0
 _SIGN_OF_LIFE_S = 2.0  # a daemon that is silent for so long is stopped without asking it
@@ -177,13 +179,19 @@ class LocalHost:
 
     @contextmanager
     def trial(self, release_id: str, database_url: str) -> Generator[str]:
-        """Run a release once more, against another database, and yield its private URL; end it with the `with`."""
+        """Run a release once more, against another database, and yield its private URL; end it with the `with`.
+
+        A daemon that is gone by then stops nothing: the trial has ended with it, or the next one ends it.
+        """
         asked = {"release_id": release_id, "database_url": database_url}
         trial: dict[str, str] = self._ask("POST", "/trial", body=asked, timeout_s=_START_RELEASE_S)
         try:
             yield trial["url"]
         finally:
-            self._ask("DELETE", "/trial", {"trial_id": trial["trial_id"]}, timeout_s=_STOP_S)
+            try:
+                self._ask("DELETE", "/trial", {"trial_id": trial["trial_id"]}, timeout_s=_STOP_S)
+            except TransientError as error:
+                logger.warning("a trial of %s was left to the daemon: %s", release_id, error)
 
     def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
         """Return the newest `limit` log lines of a release, oldest first; `since` is aware."""

@@ -10,6 +10,7 @@ import hmac
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -180,6 +181,7 @@ def serve(root: Path) -> None:
     address = HostAddress(_url(admin), _url(public), secrets.token_urlsafe(32), me.pid, me.create_time)
     releases, counts = Releases(root), RequestCounts()
     trials = Trials(root, releases)
+    trials.end_leftovers()
     releases.supervise()
 
     def shut_down() -> None:
@@ -203,6 +205,8 @@ def serve(root: Path) -> None:
     server = uvicorn.Server(config)
     over = threading.Event()
     threading.Thread(target=_supervise_until, args=(over, releases, trials), daemon=True).start()
+    # The server gives a signal on once it has ended; by default that would end this process before its trials.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     write_private(root / "host.json", asdict(address))
     try:
         server.run(sockets=[public, admin])

@@ -26,7 +26,7 @@ WHERE c.relkind IN ('r', 'p', 'm') AND c.oid >= 16384
 """
 _MEASURE = (
     "SELECT {prefix} || pg_catalog.json_build_object('at', extract(epoch FROM pg_catalog.clock_timestamp()),"
-    " 'wal', pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn,"
+    " 'begun', extract(epoch FROM pg_catalog.now()), 'wal', pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn,"
     " 'locks', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(relation::bigint, mode,"
     " pg_catalog.pg_relation_filenode(relation)::bigint))"
     " FROM (SELECT DISTINCT relation, mode FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid()"
@@ -67,6 +67,7 @@ class _Moment:
     path: str
     number: int
     at: float
+    begun: float
     wal: int
     locks: Sequence[tuple[int, str, int | None]]
 
@@ -90,35 +91,39 @@ class Meter:
         return sql.SQL(_MEASURE).format(prefix=prefix).as_string()
 
     def read(
-        self, printed: str, scripts: Mapping[str, Sequence[Statement]], *, transactional: bool
+        self, printed: str, scripts: Mapping[str, Sequence[Statement]]
     ) -> tuple[list[StatementCost], list[Held]]:
         """Return what each statement cost, and the locks on tables that were there before, with their times.
+
+        A lock is held from the statement that takes it to the last one of its transaction.
 
         Args:
             printed: what psql printed.
             scripts: the statements of each file by its path.
-            transactional: the files shared one transaction, so that a lock is held to its end.
         """
         moments = [
-            _Moment(self.paths[int(index)], int(number), found["at"], found["wal"], found["locks"] or ())
+            _Moment(self.paths[int(index)], int(number), found["at"], found["begun"], found["wal"], found["locks"] or ())
             for index, number, found in self._lines(printed)
         ]
         costs: list[StatementCost] = []
         held: dict[tuple[str, str], float] = {}
-        known: set[tuple[int, str]] = set()
+        since: dict[tuple[float, int, str], float] = {}
         for before, now in pairwise(moments):
             if now.number < 0:
                 continue
             statement = scripts[now.path][now.number]
-            new = {(oid, mode) for oid, mode, _ in now.locks} - (known if transactional else set())
-            known |= new
-            locks = {(self.relations[oid][0], mode.removesuffix("Lock")) for oid, mode in new if oid in self.relations}
-            end = moments[-1].at if transactional else now.at
-            for lock in locks:
-                held[lock] = max(held.get(lock, 0), end - before.at)
-            by_manual = [
-                f"{mode} (by the manual)" for pattern, mode in _BY_THE_MANUAL if pattern.match(statement.shape)
-            ]
+            locks: set[tuple[str, str]] = set()
+            for oid, mode, _ in now.locks:
+                if oid in self.relations:
+                    lock = (self.relations[oid][0], mode.removesuffix("Lock"))
+                    if (now.begun, oid, mode) not in since:
+                        locks.add(lock)
+                    taken = since.setdefault((now.begun, oid, mode), before.at)
+                    held[lock] = max(held.get(lock, 0), now.at - taken)
+            by_manual = next((mode for pattern, mode in _BY_THE_MANUAL if pattern.match(statement.shape)), "")
+            if by_manual in _STOPS_WRITING and not locks:
+                for table in self._named(statement):
+                    held[table, by_manual] = max(held.get((table, by_manual), 0), now.at - before.at)
             rewrites = {
                 self.relations[oid][0]
                 for oid, _, filenode in now.locks
@@ -130,12 +135,19 @@ class Meter:
                     line=statement.line,
                     statement=without_literals(statement.text)[:200],
                     duration_s=round(now.at - before.at, 4),
-                    locks=tuple(f"{mode} on {table}" for table, mode in sorted(locks)) or tuple(by_manual[:1]),
+                    locks=tuple(f"{mode} on {table}" for table, mode in sorted(locks))
+                    or ((f"{by_manual} (by the manual)",) if by_manual else ()),
                     rewrites=tuple(sorted(rewrites - {name for cost in costs for name in cost.rewrites})),
                     wal_bytes=max(0, now.wal - before.wal),
                 )
             )
         return costs, [Held(table, mode, round(seconds, 4)) for (table, mode), seconds in sorted(held.items())]
+
+    def _named(self, statement: Statement) -> list[str]:
+        """Return the tables that a statement names; all of them when it names none."""
+        words = set(re.split(r"[^\w$]+", statement.bare))
+        tables = [table for table, _ in self.relations.values()]
+        return [table for table in tables if table.split(".")[-1].strip('"').upper() in words] or tables
 
     def _lines(self, printed: str) -> Iterable[tuple[str, str, dict[str, Any]]]:
         for match in re.finditer(rf"{self.marker} (\d+) (-?\d+) (\{{.*\}})", printed):

@@ -12,16 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg import sql
 
 from runbook.clients.postgres import MAINTENANCE_DATABASE, Database
 from runbook.errors import InvalidInputError
 from runbook.rules.sql import statements
 
-_HAS_STATEMENTS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements')"
-# An entry's own age is known from PostgreSQL 17 on, before that the time of the last reset.
+_EXTENSION = """
+SELECT n.nspname, string_to_array(e.extversion, '.')::int[]
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'
+"""
+# The extension keeps its version when its server is upgraded. An entry's own age is known from 1.11 on, the time of
+# the last reset from 1.9 on.
+_KNOWS_RESET, _KNOWS_AGE = [1, 9], [1, 11]
 _STATEMENTS = """
-SELECT s.query, sum(s.calls) / greatest(1, extract(epoch FROM clock_timestamp() - min({since})))::float8 AS rate
-FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid, pg_stat_statements_info i
+SELECT s.query, sum(s.calls)::bigint, sum(s.calls) / greatest(1, extract(epoch FROM clock_timestamp() - min({since})))::float8 AS rate
+FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid, {schema}.pg_stat_statements_info i
 WHERE d.datname = %s AND s.toplevel GROUP BY s.query ORDER BY sum(s.calls) DESC LIMIT 500
 """
 _COUNTERS = """
@@ -34,8 +40,11 @@ SELECT extract(epoch FROM clock_timestamp() - coalesce(stats_reset, pg_postmaste
 FROM pg_stat_database WHERE datname = current_database()
 """
 _READS, _WRITES = ("SELECT", "WITH", "VALUES", "TABLE"), ("INSERT", "UPDATE", "DELETE", "MERGE")
+_OTHERS = ("PG_", "HASH_RECORD_EXTENDED", "SCHEMA_MIGRATIONS")  # of tools, and of the runbook's fingerprints
 _HIDDEN = "<insufficient privilege>"
+_ONE_OFF = 2  # what was asked once or twice is a person's, or an earlier migration's
 _TRIED_FOR = "5s"
+_AVERAGED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Workload:
 def read_workload(database: Database, *, observe_s: float = 1.0) -> Workload:
     """Return what the application asks of its database now.
 
-    From `pg_stat_statements` when it is installed there or in the server's maintenance database and may be read;
+    From `pg_stat_statements` when it is installed there or in the server's maintenance database and shows most calls;
     otherwise from the counters of the tables, which count scans and rows, not calls.
 
     Args:
@@ -70,15 +79,19 @@ def read_workload(database: Database, *, observe_s: float = 1.0) -> Workload:
     """
     for name in (database.name, MAINTENANCE_DATABASE):
         with database.connect(name) as connection:
-            if connection.execute(_HAS_STATEMENTS).fetchone() != (True,):
+            schema, version = connection.execute(_EXTENSION).fetchone() or ("", [0])
+            if version < _KNOWS_RESET:
                 continue
-            since = "s.stats_since" if connection.info.server_version >= 170000 else "i.stats_reset"
+            since = sql.SQL("s.stats_since" if version >= _KNOWS_AGE else "i.stats_reset")
+            query = sql.SQL(_STATEMENTS).format(since=since, schema=sql.Identifier(schema))
             try:
-                rows = connection.execute(_STATEMENTS.format(since=since).encode(), [database.name]).fetchall()
-            except psycopg.errors.ObjectNotInPrerequisiteState:  # installed, but not preloaded
-                continue
-        if rows and not all(query == _HIDDEN for query, _ in rows):
-            return _by_statements(database, [(str(query), float(rate)) for query, rate in rows if query != _HIDDEN])
+                rows = connection.execute(query, [database.name]).fetchall()
+            except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InsufficientPrivilege):
+                continue  # installed, but not preloaded, or for others only
+        seen = [(str(text), int(calls), float(rate)) for text, calls, rate in rows if text != _HIDDEN]
+        hidden_per_s = sum(float(rate) for text, _, rate in rows if text == _HIDDEN)  # of other roles
+        if sum(rate for _, _, rate in seen) > hidden_per_s:  # a few of an administrator's do not matter
+            return _by_statements(database, seen)
     return _by_counters(database, observe_s)
 
 
@@ -111,11 +124,11 @@ def _ask(connection: psycopg.Connection, statement: str) -> None:
     result = connection.pgconn.exec_(statement.encode())
     if result.status not in (psycopg.pq.ExecStatus.TUPLES_OK, psycopg.pq.ExecStatus.COMMAND_OK):
         raise psycopg.errors.lookup((result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"XX000").decode())(
-            (result.error_message or b"").decode(errors="replace")
+            (result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
         )
 
 
-def _by_statements(database: Database, rows: Sequence[tuple[str, float]]) -> Workload:
+def _by_statements(database: Database, rows: Sequence[tuple[str, int, float]]) -> Workload:
     with database.connect() as connection:
         tables = [str(name) for name, *_ in connection.execute(_COUNTERS).fetchall()]
     by_word: dict[str, list[str]] = {}
@@ -123,11 +136,12 @@ def _by_statements(database: Database, rows: Sequence[tuple[str, float]]) -> Wor
         by_word.setdefault(table.split(".")[-1].strip('"').upper(), []).append(table)
     reads, writes = defaultdict[str, float](float), defaultdict[str, float](float)
     kept: list[str] = []
-    for query, rate in rows:
+    for query, calls, rate in rows:
         words = _words(query)
-        if not words or words[0] not in (*_READS, *_WRITES) or any(word.startswith("PG_") for word in words):
+        if not words or words[0] not in (*_READS, *_WRITES) or any(word.startswith(_OTHERS) for word in words):
             continue
-        kept.append(query)
+        if calls > _ONE_OFF:
+            kept.append(query)
         writing = any(word in _WRITES for word in words)
         for table in {table for word in words for table in by_word.get(word, ())}:
             (writes if writing else reads)[table] += rate
@@ -153,7 +167,7 @@ def _by_counters(database: Database, observe_s: float) -> Workload:
         time.sleep(observe_s)
         after = {str(name): (reads, writes) for name, reads, writes in connection.execute(_COUNTERS).fetchall()}
         passed_s = max(0.001, time.monotonic() - began)
-    age_s = max(1.0, float(age[0])) if age else 1.0
+    age_s = max(_AVERAGED_S, float(age[0])) if age else _AVERAGED_S  # a load just before is no rate
     calls = {
         table: Calls(
             *(max((now - then) / passed_s, now / age_s) for now, then in zip(counts, before[table], strict=True))

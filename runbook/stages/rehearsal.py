@@ -133,7 +133,7 @@ def _apply(history: MigrationHistory, plan: MigrationPlan, phase: Phase) -> tupl
         measured = meter(history.database)
         printed = apply_step(history, plan, step, measured.measure)
         scripts = {item.path: statements(plan.scripts[item.path]) for item in step.migrations}
-        step_costs, step_held = measured.read(printed, scripts, transactional=step.transactional)
+        step_costs, step_held = measured.read(printed, scripts)
         costs += step_costs
         held += step_held
     return costs, held

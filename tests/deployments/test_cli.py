@@ -25,6 +25,11 @@ COMMANDS = (
     "db:backup:unpin",
     "db:backups",
     "db:drill",
+    "db:migrate",
+    "db:migrate:production",
+    "db:migrations",
+    "db:rehearse",
+    "db:baseline",
     "local:up",
     "local:down",
 )

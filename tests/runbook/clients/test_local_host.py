@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
@@ -559,3 +559,129 @@ def test_a_caller_that_leaves_a_stream_does_not_disturb_the_rest(host: LocalHost
     assert served(host.public_url) == "1"
     eventually(lambda: host.metrics(release.release_id, since=an_hour_ago()).requests == 2)
     assert host.metrics(release.release_id, since=an_hour_ago()).errors == 0
+
+
+def trials_of(root: Path) -> list[psutil.Process]:
+    """Return the processes that run against another database than the releases do."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd().startswith(str(root)) and process.environ().get("DATABASE_URL", SECRET) != SECRET:
+                found.append(process)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+PASSWORD = "p%C3%A4ss-w0rd"  # noqa: S105 - to be looked for
+TRIAL_URL = f"postgresql://shop:{PASSWORD}@127.0.0.1:1/copy"
+SHOWS_DATABASE = APP.replace('"path": self.path', '"path": self.path, "database": os.environ["DATABASE_URL"]')
+
+
+def test_a_trial_is_the_same_release_on_another_database_beside_the_traffic(
+    host: LocalHost, repository: Repository, root: Path
+) -> None:
+    release = host.promote(host.stage(repository.commit(SHOWS_DATABASE), "1").release_id)
+    before = [one.release_id for one in host.releases()]
+    with host.trial(release.release_id, TRIAL_URL) as url:
+        tried, running = get(url).json(), get(host.public_url).json()
+        assert tried["database"] == TRIAL_URL
+        assert running["database"] == SECRET
+        assert tried["version"] == running["version"] == "1"
+        assert tried["pid"] != running["pid"]
+        assert set(tried["names"]) == set(running["names"])
+        assert url not in {host.public_url, release.url}
+        assert [one.release_id for one in host.releases()] == before
+        assert len(trials_of(root)) == 1
+    assert trials_of(root) == []
+    assert served(host.public_url) == "1"
+    assert [path.name for path in (root / "logs").iterdir()] == [f"{release.release_id}.log"]
+
+
+def test_a_trial_ends_also_when_what_is_done_with_it_fails(host: LocalHost, repository: Repository, root: Path) -> None:
+    release = host.stage(repository.commit(APP), "1")
+    with pytest.raises(LookupError), host.trial(release.release_id, TRIAL_URL):
+        raise LookupError
+    assert trials_of(root) == []
+
+
+def test_a_stopped_release_can_be_tried_and_two_trials_do_not_meet(
+    host: LocalHost, repository: Repository, root: Path
+) -> None:
+    ids = [host.promote(host.stage(repository.commit(APP + f"# {n}"), f"{n}").release_id).release_id for n in range(3)]
+    eventually(lambda: host.release(ids[0]).state is ReleaseState.STOPPED)
+    with host.trial(ids[0], TRIAL_URL) as first, host.trial(ids[0], TRIAL_URL) as second:
+        assert served(first) == served(second) == "0"
+        assert first != second
+    assert host.release(ids[0]).state is ReleaseState.STOPPED
+    assert trials_of(root) == []
+
+
+@pytest.mark.parametrize("how", ["stopped", "told to end", "killed and stopped", "killed and started"])
+def test_no_trial_outlives_its_daemon(
+    host: LocalHost, repository: Repository, root: Path, config: LocalHostConfig, how: str
+) -> None:
+    release = host.promote(host.stage(repository.commit(APP), "1").release_id)
+    with host.trial(release.release_id, TRIAL_URL) as url:
+        assert served(url) == "1"
+        if how.startswith("killed"):
+            kill_daemon(root)
+        elif how == "told to end":
+            os.kill(json.loads((root / "host.json").read_text())["pid"], signal.SIGTERM)
+        if how == "killed and started":
+            assert served(LocalHost.start(root, config).public_url) == "1"
+        elif how != "told to end":
+            LocalHost.stop(root)
+        eventually(lambda: trials_of(root) == [])
+    if how == "killed and started":
+        assert [path.name for path in (root / "logs").iterdir()] == [f"{release.release_id}.log"]
+
+
+def test_a_release_that_does_not_work_with_the_other_database_is_told_with_its_last_log_lines(
+    host: LocalHost, repository: Repository, root: Path
+) -> None:
+    picky = (
+        f"import os, sys\nfrom urllib.parse import unquote\nif os.environ['DATABASE_URL'] != {SECRET!r}:\n"
+        "    url = os.environ['DATABASE_URL']\n    print('cannot reach', url, flush=True)\n"
+        "    print('nor', url.split(':')[2].split('@')[0], unquote(url), flush=True)\n"
+        "    sys.exit('column note does not exist')\n" + APP
+    )
+    release = host.promote(host.stage(repository.commit(picky), "1").release_id)
+    with pytest.raises(StageError) as raised, host.trial(release.release_id, TRIAL_URL):
+        pytest.fail("it must not begin")
+    said = str(raised.value)
+    assert f"release {release.release_id} does not answer with this database. Last log lines:" in said
+    assert "column note does not exist" in said
+    assert PASSWORD not in said
+    assert "p\u00e4ss-w0rd" not in said
+    assert trials_of(root) == []
+    assert [path.name for path in (root / "logs").iterdir()] == [f"{release.release_id}.log"]
+    assert served(host.public_url) == "1"
+
+
+def test_a_release_that_never_answers_on_the_other_database_is_given_up(
+    host: LocalHost, repository: Repository, root: Path, config: LocalHostConfig
+) -> None:
+    slow = f"import os, time\nif os.environ['DATABASE_URL'] != {SECRET!r}:\n    time.sleep(60)\n" + APP
+    release = host.stage(repository.commit(slow), "1")
+    LocalHost.start(root, replace(config, ready_timeout_s=0.5))
+    with pytest.raises(StageError, match="does not answer with this database"), host.trial(release.release_id, "x"):
+        pytest.fail("it must not begin")
+    assert trials_of(root) == []
+
+
+def test_an_unknown_release_is_not_tried(host: LocalHost, root: Path) -> None:
+    with pytest.raises(RejectedError, match="knows no release") as raised, host.trial("r-1", TRIAL_URL):
+        pytest.fail("it must not begin")
+    assert PASSWORD not in str(raised.value)
+    with pytest.raises(RejectedError, match="database_url is missing"), host.trial("r-1", ""):
+        pytest.fail("it must not begin")
+
+
+def test_the_url_of_a_trial_is_nowhere_but_in_memory(host: LocalHost, repository: Repository, root: Path) -> None:
+    release = host.promote(host.stage(repository.commit(APP), "1").release_id)
+    with host.trial(release.release_id, TRIAL_URL) as url:
+        get(url)
+        assert not [words for words in processes_of(root) if PASSWORD in words]
+        for path in (path for path in root.rglob("*") if path.is_file()):
+            assert PASSWORD not in path.read_text(errors="replace"), path
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        assert PASSWORD not in path.read_text(errors="replace"), path

@@ -27,7 +27,7 @@ from runbook.connections import Connections
 from runbook.errors import TransientError
 from runbook.rules.migration_files import discover
 from runbook.rules.migration_steps import plan_steps
-from runbook.settings import MigrationSettings
+from runbook.settings import MigrationSettings, Settings
 from runbook.stages.migration import apply_migrations
 from runbook.stages.migration_plan import MigrationPlan
 from tests.runbook.helpers import execute, query
@@ -36,7 +36,6 @@ from tests.runbook.stages.migrations import with_settings
 _number = count(1)
 FILES = 20
 KINDS = ("transactional", "index", "own transaction", "enum", "data")
-LIMITS = {"lock_timeout_s": 1.0, "lock_attempts": 15}
 
 
 def script(number: int) -> str:
@@ -101,7 +100,9 @@ def connect(database: Database) -> Connections:
     """Connections of an environment of which a migration needs the database alone."""
     from runbook.settings import Settings
 
-    settings = Settings(name="test", repository="", database="x", migrations=MigrationSettings(**LIMITS))
+    settings = Settings(
+        name="test", repository="", database="x", migrations=MigrationSettings(lock_timeout_s=1.0, lock_attempts=15)
+    )
     return Connections(settings, None, database, None, None, ())  # pyright: ignore[reportArgumentType]
 
 
