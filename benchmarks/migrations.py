@@ -36,7 +36,7 @@ class Result:
 
 def script(number: int) -> str:
     """One migration as they are written: a table with its indexes, rows, and a change to an earlier table."""
-    text = f"""-- {number}: another part of the shop
+    text = """-- {number}: another part of the shop
 CREATE TABLE part_{number} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL,
@@ -47,7 +47,7 @@ CREATE INDEX part_{number}_name ON part_{number} (name);
 CREATE INDEX part_{number}_created_at ON part_{number} (created_at);
 INSERT INTO part_{number} (name, price) SELECT 'part ' || n, n FROM generate_series(1, 200) n;
 COMMENT ON TABLE part_{number} IS 'Parts of kind {number}; see the manual';
-"""
+""".replace("{number}", str(number))
     if number > 1:
         text += f"ALTER TABLE part_{number - 1} ADD COLUMN successor bigint;\n"
     return text

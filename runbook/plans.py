@@ -34,11 +34,11 @@ def costs_table(rehearsal: Rehearsal) -> list[dict[str, str | int | float]]:
     return [
         {
             "file": f"{cost.path}:{cost.line}",
-            "statement": cost.statement[:_SHOWN],
+            "predicted (s)": cost.duration_s,
             "locks": ", ".join(cost.locks),
             "rewrites": ", ".join(cost.rewrites),
-            "predicted (s)": cost.duration_s,
             "WAL (bytes, at most)": cost.wal_bytes,
+            "statement": cost.statement[:_SHOWN],
         }
         for cost in rehearsal.statements
     ]
@@ -48,7 +48,7 @@ def render_rehearsal(rehearsal: Rehearsal) -> str:
     """Return a rehearsal as markdown: the answer first, then what it rests on."""
     answer = {True: "works", False: "FAILS", None: "was not tried"}
     lines = [
-        f"# {'Refused' if rehearsal.refusals else 'Ready'}: {len(rehearsal.migrations)} migrations",
+        f"# {'Refused' if rehearsal.refusals else 'Ready'}: {', '.join(rehearsal.migrations)}",
         *(f"- **{refusal}**" for refusal in rehearsal.refusals),
         f"- rehearsed on {rehearsal.backup_id}, restored in {rehearsal.restore_s:.1f} s and found equal",
         f"- predicted: {rehearsal.duration_s:.2f} s, at most {rehearsal.wal_bytes:,} bytes of WAL",
@@ -70,8 +70,6 @@ def render_rehearsal(rehearsal: Rehearsal) -> str:
 
 
 def render_verdict(verdict: Sequence[RollbackVerdict]) -> Iterator[str]:
-    """Yield the lines of a table that says which rollbacks work."""
-    if verdict:
-        yield from ("", "| rollback | works | evidence | costs |", "|---|---|---|---|")
-        for item in verdict:
-            yield f"| {item.scope} | {item.legality} | {'; '.join(item.evidence)} | {item.cost} |"
+    """Yield lines that say which rollbacks work after a release."""
+    for item in verdict:
+        yield f"- rollback {item.scope}: **{item.legality}** ({'; '.join(item.evidence)}); costs {item.cost}"

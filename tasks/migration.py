@@ -36,8 +36,7 @@ def rehearse_migrations(connections: Connections, plan: MigrationPlan, copy: Res
     create_markdown_artifact(
         key=f"rehearsal-{name}",
         markdown=render_rehearsal(found),
-        description=f"{len(found.migrations)} migrations rehearsed on {found.backup_id}: "
-        + ("; ".join(found.refusals) or "nothing speaks against them"),
+        description=f"Rehearsed on {found.backup_id}: " + ("; ".join(found.refusals) or "nothing speaks against them"),
     )
     create_table_artifact(
         key=f"migration-plan-{name}",

@@ -95,15 +95,20 @@ class Repository:
         return found
 
     def mentions(self, git_sha: str, word: str, *, outside: str, limit: int = 3) -> list[str]:
-        """Return where a commit's files have a word, as `path:line`; binary files and a directory are left out."""
+        """Return where a commit's files have a word, in any case, as `path:line`; at most `limit` places.
+
+        Binary files and those below the directory `outside` are left out.
+
+        Raises:
+            RejectedError: the commit cannot be searched.
+        """
         done = self._run(
-            "grep", "-n", "-w", "-F", "-I", "-z", "-e", word, git_sha, "--", ".", f":(exclude,top){outside}"
+            "grep", "-n", "-w", "-i", "-F", "-I", "-z", "-e", word, git_sha, "--", ".", f":(exclude,top){outside}"
         )
-        places: list[str] = []
-        for line in done.stdout.decode(errors="replace").splitlines():
-            path, number, *_ = line.removeprefix(f"{git_sha}:").split("\0")
-            places.append(f"{path}:{number}")
-        return places[:limit]
+        if done.returncode > 1:
+            raise RejectedError(f"repository {self.path}: {done.stderr.decode(errors='replace').strip()}")
+        found = [line.split("\0") for line in done.stdout.decode(errors="replace").split("\n") if line.count("\0") > 1]
+        return [f"{path.removeprefix(f'{git_sha}:')}:{number}" for path, number, *_ in found[:limit]]
 
     def messages(self, since: str | None, until: str) -> list[str]:
         """Return the commit messages after one commit up to another; all up to it when `since` is None."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -206,13 +207,17 @@ def serve(root: Path) -> None:
     over = threading.Event()
     threading.Thread(target=_supervise_until, args=(over, releases, trials), daemon=True).start()
     # The server gives a signal on once it has ended; by default that would end this process before its trials.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _leave)
     write_private(root / "host.json", asdict(address))
     try:
         server.run(sockets=[public, admin])
     finally:
         over.set()
         trials.end_all()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _url(listening: socket.socket) -> str:

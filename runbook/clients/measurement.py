@@ -26,7 +26,8 @@ WHERE c.relkind IN ('r', 'p', 'm') AND c.oid >= 16384
 """
 _MEASURE = (
     "SELECT {prefix} || pg_catalog.json_build_object('at', extract(epoch FROM pg_catalog.clock_timestamp()),"
-    " 'begun', extract(epoch FROM pg_catalog.now()), 'wal', pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn,"
+    " 'begun', extract(epoch FROM pg_catalog.now()),"
+    " 'wal', pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn,"
     " 'locks', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(relation::bigint, mode,"
     " pg_catalog.pg_relation_filenode(relation)::bigint))"
     " FROM (SELECT DISTINCT relation, mode FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid()"
@@ -90,9 +91,7 @@ class Meter:
         prefix = sql.Literal(f"{self.marker} {self.paths.index(path)} {number} ")
         return sql.SQL(_MEASURE).format(prefix=prefix).as_string()
 
-    def read(
-        self, printed: str, scripts: Mapping[str, Sequence[Statement]]
-    ) -> tuple[list[StatementCost], list[Held]]:
+    def read(self, printed: str, scripts: Mapping[str, Sequence[Statement]]) -> tuple[list[StatementCost], list[Held]]:
         """Return what each statement cost, and the locks on tables that were there before, with their times.
 
         A lock is held from the statement that takes it to the last one of its transaction.
@@ -102,7 +101,9 @@ class Meter:
             scripts: the statements of each file by its path.
         """
         moments = [
-            _Moment(self.paths[int(index)], int(number), found["at"], found["begun"], found["wal"], found["locks"] or ())
+            _Moment(
+                self.paths[int(index)], int(number), found["at"], found["begun"], found["wal"], found["locks"] or ()
+            )
             for index, number, found in self._lines(printed)
         ]
         costs: list[StatementCost] = []

@@ -26,7 +26,8 @@ FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extnam
 # the last reset from 1.9 on.
 _KNOWS_RESET, _KNOWS_AGE = [1, 9], [1, 11]
 _STATEMENTS = """
-SELECT s.query, sum(s.calls)::bigint, sum(s.calls) / greatest(1, extract(epoch FROM clock_timestamp() - min({since})))::float8 AS rate
+SELECT s.query, sum(s.calls)::bigint,
+       sum(s.calls) / greatest(1, extract(epoch FROM clock_timestamp() - min({since})))::float8
 FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid, {schema}.pg_stat_statements_info i
 WHERE d.datname = %s AND s.toplevel GROUP BY s.query ORDER BY sum(s.calls) DESC LIMIT 500
 """

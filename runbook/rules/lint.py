@@ -92,7 +92,7 @@ _OFF = frozenset(
     }
 )  # fmt: skip
 _ERRORS = frozenset({"drop-database", "executable-down-part"})
-# One of ours says more than squawk's of the same line.
+# The first says more than the others of the same line.
 _SAME = {
     "drop-table": {"ban-drop-table"},
     "drop-column": {"ban-drop-column"},
@@ -101,6 +101,8 @@ _SAME = {
     "narrowing-type": {"changing-column-type"},
     "not-null-on-existing-rows": {"adding-required-field", "adding-not-nullable-field"},
     "truncate": {"ban-truncate-cascade"},
+    "drop-in-use": {"drop-table", "drop-column", "ban-drop-table", "ban-drop-column"},
+    "rename-in-use": {"rename", "renaming-column", "renaming-table"},
 }
 
 

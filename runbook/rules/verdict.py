@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from runbook.reports import Legality, Rehearsal, RollbackScope, RollbackVerdict, UndoOutcome
 
 _CONTRACTING = frozenset(
-    {"drop-table", "drop-schema", "drop-column", "drop-owned", "rename", "rename-in-use", "narrowing-type"}
+    {
+        "drop-table",
+        "drop-schema",
+        "drop-column",
+        "drop-owned",
+        "drop-in-use",
+        "rename",
+        "rename-in-use",
+        "narrowing-type",
+    }
 )
 _FIRST = "this is the first release; there is none to go back to"
 

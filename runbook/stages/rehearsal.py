@@ -151,8 +151,8 @@ def _compatible(
     found = check_old_release(connections, name, failing, workload)
     bad = [check for check in found if check.outcome is Outcome.FAILED]
     unknown = [check for check in found if check.outcome is Outcome.COULD_NOT_RUN]
-    shown = bad or unknown or list(found)
-    words = [f"{check.name}: {check.detail}" for check in shown]
+    words = [f"{check.name}: {check.detail}" for check in bad or unknown]
+    words = words or [f"{len(found)} checks passed: {', '.join(check.name for check in found)}"]
     return (False if bad else None if unknown else True), words
 
 
@@ -176,26 +176,30 @@ def _undo(
 
 
 def _blocked(held: Sequence[Held], workload: Workload, history_table: str) -> tuple[TableBlock, ...]:
-    """Weigh each lock that keeps the application waiting with the calls that it makes; the longest first."""
-    blocks: dict[str, TableBlock] = {}
+    """Weigh each lock that keeps the application waiting with the calls that it makes; the most calls first.
+
+    A table can be in it twice: closed to writes for long, and then to reads, too, for a moment.
+    """
+    blocks: list[TableBlock] = []
     for lock in held:
         if not lock.closed_to or lock.table.startswith(f"public.{history_table}"):
             continue
         rates = workload.calls_per_s.get(lock.table, _IDLE)
         rate = rates.writes_per_s + (rates.reads_per_s if lock.closed_to == "reads and writes" else 0)
-        block = TableBlock(
-            table=lock.table,
-            closed_to=lock.closed_to,
-            held_s=lock.held_s,
-            calls_per_s=round(rate, 2),
-            queued_calls=round(rate * lock.held_s, 1),
+        blocks.append(
+            TableBlock(
+                table=lock.table,
+                closed_to=lock.closed_to,
+                held_s=lock.held_s,
+                calls_per_s=round(rate, 2),
+                queued_calls=round(rate * lock.held_s, 1),
+            )
         )
-        if lock.table not in blocks or (block.queued_calls, block.held_s) > (
-            blocks[lock.table].queued_calls,
-            blocks[lock.table].held_s,
-        ):
-            blocks[lock.table] = block
-    return tuple(sorted(blocks.values(), key=lambda block: (-block.queued_calls, -block.held_s, block.table)))
+    shown: list[TableBlock] = []
+    for block in sorted(blocks, key=lambda block: (-block.held_s, -block.queued_calls, block.closed_to)):
+        if not any(more.table == block.table and more.queued_calls >= block.queued_calls for more in shown):
+            shown.append(block)
+    return tuple(sorted(shown, key=lambda block: (-block.queued_calls, -block.held_s, block.table)))
 
 
 def _over_budget(budget: MigrationBudget, duration_s: float, blocked: Sequence[TableBlock]) -> list[str]:

@@ -239,9 +239,7 @@ def _restore(
     return tables
 
 
-def _filled(
-    connections: Connections, manifest: BackupManifest, name: str, level: VerificationLevel
-) -> Collection[str]:
+def _filled(connections: Connections, manifest: BackupManifest, name: str, level: VerificationLevel) -> Collection[str]:
     """Restore into a fresh database; one table at a time when the jobs of `pg_restore` stood in each other's way.
 
     Attaching the indexes of partitions in parallel can deadlock, which says nothing about the backup.

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.demo.facts import served_version
 from deployments.demo.repository import build_repository
 from deployments.local import PROJECT, LocalEnvironment
 from runbook.clients.local_host import LocalHost
@@ -84,6 +85,15 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
         yield Platform(local)
     finally:
         local.remove()
+
+
+@pytest.fixture(scope="session")
+def released(platform: Platform) -> Platform:
+    """v1 is released."""
+    outcome = platform.run("deploy/local", git_ref="v1", triggered_by="tests")
+    assert outcome.exit_code == 0, outcome.output
+    assert served_version(platform.host.public_url) == "v1"
+    return platform
 
 
 @pytest.fixture(scope="session")

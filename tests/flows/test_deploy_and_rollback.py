@@ -37,15 +37,6 @@ def whole(platform: Platform) -> Whole:
     )
 
 
-@pytest.fixture(scope="module")
-def released(platform: Platform) -> Platform:
-    """v1 is released."""
-    outcome = platform.run("deploy/local", git_ref="v1", triggered_by="tests")
-    assert outcome.exit_code == 0, outcome.output
-    assert served_version(platform.host.public_url) == "v1"
-    return platform
-
-
 BAD_INPUT = {
     "unknown environment": ("deploy", {"environment": "atlantis", "git_ref": "v2"}, "environment: 'atlantis'"),
     "malformed environment": ("deploy", {"environment": "../local", "git_ref": "v2"}, "environment: '../local'"),

@@ -72,7 +72,7 @@ def test_only_tracked_changes_are_uncommitted(repository: Repository, sha: str) 
 def test_files_and_their_text_come_from_the_commit_not_the_folder(repository: Repository, sha: str) -> None:
     (repository.path / "migrations" / "0001_a b.sql").write_text("changed")
     (repository.path / "migrations" / "0002_x.sql").write_text("untracked")
-    assert repository.files(sha, "migrations") == ["migrations/0001_a b.sql"]
+    assert repository.files(sha, "migrations") == ["migrations/0001_a b.sql", "migrations/README.md"]
     assert repository.text(sha, "migrations/0001_a b.sql") == "SELECT 'ß';\n"
     assert repository.files(sha, "nowhere") == []
     assert repository.text(sha, "nowhere.sql") is None
@@ -103,7 +103,7 @@ def test_an_export_is_the_commit_and_nothing_else(repository: Repository, sha: s
     (repository.path / "untracked").write_text("x")
     repository.export(sha, tmp_path / "a" / "export")
     found = {p.relative_to(tmp_path / "a" / "export").as_posix() for p in (tmp_path / "a" / "export").rglob("*.*")}
-    assert found == {"README.md", "smoke.toml", "migrations/0001_a b.sql"}
+    assert found == {"README.md", "smoke.toml", "migrations/0001_a b.sql", "migrations/README.md"}
     assert (tmp_path / "a" / "export" / "README.md").read_text() == "The shop.\n"
 
 
@@ -160,3 +160,58 @@ def test_reading_leaves_the_repository_as_it_was(repository: Repository, sha: st
     repository.export(sha, tmp_path / "export")
     repository.uncommitted()
     assert (git(repository.path, "status", "--porcelain"), git(repository.path, "for-each-ref")) == before
+
+
+def test_many_files_are_read_at_once(repository: Repository) -> None:
+    files = {f"migrations/{number:04d}_ß {number}.sql": f"SELECT {number};\n" * number for number in range(300)}
+    odd = {
+        "migrations/empty.sql": "",
+        "migrations/no end.sql": "SELECT 'missing'",
+        "bom.sql": b"\xef\xbb\xbfSELECT 1;\r\n",
+    }
+    made = commit(repository.path, files | odd)
+    (repository.path / "migrations" / "empty.sql").write_text("changed")
+    found = repository.texts(made, [*files, "migrations/nowhere at all.sql", *odd])
+    assert found == files | odd | {"bom.sql": "SELECT 1;\r\n"}
+    assert repository.texts(made, []) == {}
+
+
+def test_of_many_files_the_one_that_is_not_utf8_is_named_with_its_line(repository: Repository) -> None:
+    made = commit(repository.path, {"a.sql": "SELECT 1;", "b.sql": b"SELECT 1;\n-- ok\nSELECT '\xff';"})
+    with pytest.raises(RejectedError, match=r"b\.sql:3 at [0-9a-f]{12} is not UTF-8"):
+        repository.texts(made, ["a.sql", "b.sql"])
+
+
+MENTIONS = {
+    "src/orders.ts": "const a = 1;\nconst note = order.note;\nconst notes = 2;\n",
+    "src/a b ü.ts": "// note\n",
+    "src/form.txt": "first\x0cnote\x0cthird\u2028fourth\n",
+    "image.png": b"\x89PNG\0note\n",
+    "migrations/0001_note.sql": "ALTER TABLE orders ADD note text;\n",
+}
+
+
+def test_a_word_is_found_by_file_and_line_outside_of_a_directory(repository: Repository) -> None:
+    made = commit(repository.path, MENTIONS)
+    commit(repository.path, {"src/later.ts": "note\n"})
+    expected = ["src/a b ü.ts:1", "src/form.txt:1", "src/orders.ts:2"]
+    assert sorted(repository.mentions(made, "note", outside="migrations", limit=9)) == expected
+    assert len(repository.mentions(made, "note", outside="migrations", limit=2)) == 2
+    assert repository.mentions(made, "price", outside="migrations") == []
+
+
+@pytest.mark.parametrize("word", ["-e", "--help", "a.*b", "$note", "order.note"])
+def test_a_word_is_taken_as_it_stands(repository: Repository, word: str) -> None:
+    made = commit(repository.path, {"src/a.ts": f"x\n {word} \n", "src/b.ts": "axxb orderXnote help\n"})
+    assert repository.mentions(made, word, outside="migrations") == ["src/a.ts:2"]
+
+
+def test_a_name_is_found_however_it_is_written(repository: Repository) -> None:
+    """Whoever asks has a name as SQL folds it; the application writes `createdAt`."""
+    made = commit(repository.path, {"src/a.ts": 'db.orders.createdAt\n"CREATEDAT"\n'})
+    assert repository.mentions(made, "createdat", outside="migrations") == ["src/a.ts:1", "src/a.ts:2"]
+
+
+def test_that_a_commit_cannot_be_searched_is_not_taken_for_no_mention(repository: Repository) -> None:
+    with pytest.raises(RejectedError, match="f" * 40):
+        repository.mentions("f" * 40, "note", outside="migrations")

@@ -571,7 +571,7 @@ def trials_of(root: Path) -> list[psutil.Process]:
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
-PASSWORD = "p%C3%A4ss-w0rd"  # noqa: S105 - to be looked for
+PASSWORD = "p%C3%A4ss-w0rd"
 TRIAL_URL = f"postgresql://shop:{PASSWORD}@127.0.0.1:1/copy"
 SHOWS_DATABASE = APP.replace('"path": self.path', '"path": self.path, "database": os.environ["DATABASE_URL"]')
 

@@ -54,7 +54,8 @@ def test_each_statement_is_measured_with_its_file_line_and_text(shop: Database) 
     costs, _ = measured(
         shop,
         {
-            "0001_a": "-- first\nALTER TABLE orders ADD paid boolean;\n\nUPDATE orders SET note = 'very private' WHERE id = 7",
+            "0001_a": "-- first\nALTER TABLE orders ADD paid boolean;\n\n"
+            "UPDATE orders SET note = 'very private' WHERE id = 7",
             "0002_b": f"{PAUSE}\nINSERT INTO customers VALUES (1); INSERT INTO customers VALUES (2);\n",
         },
     )

@@ -190,9 +190,9 @@ def test_withdrawing_keeps_a_column_that_is_in_use(history: MigrationHistory) ->
 
 
 def test_the_lock_frees_itself_and_names_the_database(history: MigrationHistory) -> None:
-    with history.locked(), pytest.raises(RefusedError, match=rf"another migration of {history.database.name} runs"):
-        with history.locked():
-            pass
+    refused = pytest.raises(RefusedError, match=rf"another migration of {history.database.name} runs")
+    with history.locked(), refused, history.locked():
+        pass
     with pytest.raises(LookupError), history.locked():
         raise LookupError
     with history.locked():

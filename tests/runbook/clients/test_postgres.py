@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 
 import psutil
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from runbook.clients.postgres import Database
 from runbook.errors import InvalidInputError, RejectedError, StageError, TransientError
@@ -304,3 +305,31 @@ def test_names_beside_a_database_fit_and_stay_apart() -> None:
     names = {live.beside("before_rollback") for _ in range(20)}
     assert len(names) == 20
     assert all(len(name.encode()) <= 63 and name.isprintable() for name in names)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%20w%40%3A%2F@h:5433/shop?sslmode=require&options=endpoint%3Dcool%20-c%20a%3Db",
+        "postgresql://u@h/shop",
+        "postgresql://h/shop?application_name=a%20b%26c",
+        "postgresql://u:p@[::1]:5433/shop",
+        "host=h port=5433 user=u password='p w' dbname=shop sslmode=require",
+        "postgres:///shop?host=/var/run/postgresql&user=u",
+    ],
+)
+@pytest.mark.parametrize("name", ["copy", "Odd /?#%name ü"])
+def test_the_url_of_another_database_differs_in_its_name_alone(url: str, name: str) -> None:
+    made = Database(url).url_of(name)
+    assert made.startswith("postgresql://")
+    before, after = conninfo_to_dict(url), conninfo_to_dict(made)
+    assert after.pop("dbname") == name
+    assert before.pop("dbname") == "shop"
+    assert {"port": "5432"} | after == {"port": "5432"} | before
+
+
+def test_the_url_of_another_database_leads_there(database: Database) -> None:
+    there = Database(database.url_of("postgres"))
+    assert there.name == "postgres"
+    assert query(there.url, "SELECT current_database()") == [("postgres",)]
+    assert Database(there.url_of(database.name)) == database

@@ -85,12 +85,12 @@ def test_a_role_that_may_not_change_the_schema_is_told_so(connections: Connectio
     url = urlsplit(connections.database.url)
     execute(
         connections.database.url,
-        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+        "DO $$ BEGIN CREATE ROLE migration_reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object THEN END $$",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     )
-    reader = Database(f"postgresql://reader:reader@{url.hostname}:{url.port}{url.path}")
+    reader = Database(f"postgresql://migration_reader:reader@{url.hostname}:{url.port}{url.path}")
     commit(connections.repository.path, {"migrations/0001_good.sql": GOOD})
-    with pytest.raises(RunbookError, match="role reader may not create tables in schema public"):
+    with pytest.raises(RunbookError, match="role migration_reader may not create tables in schema public"):
         plan_database(replace(connections, database=reader), "main", only=None, phase=None)
 
 

@@ -98,7 +98,6 @@ def started(url: str, scripts: dict[str, str] = SCRIPTS) -> subprocess.Popen[byt
 
 def connect(database: Database) -> Connections:
     """Connections of an environment of which a migration needs the database alone."""
-    from runbook.settings import Settings
 
     settings = Settings(
         name="test", repository="", database="x", migrations=MigrationSettings(lock_timeout_s=1.0, lock_attempts=15)

@@ -90,6 +90,22 @@ def test_over_budget_is_refused_with_the_table_and_the_seconds(shop: Connections
     assert any("public.orders is closed to reads and writes for" in refusal for refusal in found.refusals)
 
 
+def test_a_table_closed_to_writes_for_long_and_to_reads_for_a_moment_is_weighed_for_both(shop: Connections) -> None:
+    """However many wait for the moment, the long time is over budget."""
+    calls = ["SELECT count(*) FROM orders WHERE id < 0"] * 100
+    execute(shop.database.url, "CREATE EXTENSION pg_stat_statements", *calls)
+    limited = with_settings(shop, budget=MigrationBudget(blocked_s=0.2))
+    text = (
+        "CREATE INDEX orders_note ON orders (note);\nSELECT pg_sleep(0.2);\n"
+        "ALTER TABLE orders ADD paid boolean;\nSELECT pg_sleep(0.05);\n"
+    )
+    found = rehearsed(limited, {"0001_both": text})
+    assert {block.closed_to for block in found.blocked} == {"writes", "reads and writes"}
+    [refusal] = found.refusals
+    assert refusal.startswith("public.orders is closed to writes for 0.")
+    assert refusal.endswith(" s, the budget is 0.2 s")
+
+
 DOWN = "ALTER TABLE orders DROP paid;\n"
 
 
