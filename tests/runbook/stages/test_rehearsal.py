@@ -92,7 +92,7 @@ def test_over_budget_is_refused_with_the_table_and_the_seconds(shop: Connections
 
 def test_a_table_closed_to_writes_for_long_and_to_reads_for_a_moment_is_weighed_for_both(shop: Connections) -> None:
     """However many wait for the moment, the long time is over budget."""
-    calls = ["SELECT count(*) FROM orders WHERE id < 0"] * 100
+    calls = ["SELECT count(*) FROM orders WHERE id < 0"] * 1000
     execute(shop.database.url, "CREATE EXTENSION pg_stat_statements", *calls)
     limited = with_settings(shop, budget=MigrationBudget(blocked_s=0.2))
     text = (
