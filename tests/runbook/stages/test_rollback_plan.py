@@ -12,7 +12,15 @@ from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError
 from runbook.manifest import Fingerprint, Verification, VerificationState
-from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.reports import (
+    DeployReport,
+    FinalState,
+    Legality,
+    RollbackReport,
+    RollbackScope,
+    RollbackVerdict,
+    TableLoss,
+)
 from runbook.rules.identifiers import new_backup_id
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
 from tests.fakes.application_host import MemoryHost
@@ -69,6 +77,7 @@ class Shop:
         *,
         success: bool = True,
         migration: str | None = None,
+        verdict: tuple[RollbackVerdict, ...] = (),
     ) -> str:
         """Deploy a version, a new one or one known already; return the id of the backup made before it."""
         sha = self.shas.get(version) or self.commit(version, migration)
@@ -90,6 +99,7 @@ class Shop:
             success=success,
             state=state,
             steps=(),
+            verdict=verdict,
         )
         self.connections.store.write_deploy(report)
         return backup_id
@@ -156,6 +166,30 @@ def test_the_application_goes_back_to_the_last_verified_release(shop: Shop) -> N
     assert (plan.active.version, plan.target.version) == ("v4", "v1")
     assert (plan.backup, plan.data_loss) == (None, ())
     assert [test.name for test in plan.smoke_tests] == ["v1"], "the target's own smoke tests"
+
+
+def verdict(**legality: Legality) -> tuple[RollbackVerdict, ...]:
+    """What a deploy found out about the scopes `full` and `app_only`."""
+    scopes = {"full": FULL, "app_only": APP_ONLY}
+    return tuple(
+        RollbackVerdict(scope=scopes[name], legality=value, evidence=(f"seen of {name}",), cost="something")
+        for name, value in legality.items()
+    )
+
+
+def test_a_rollback_that_the_deploy_has_shown_not_to_work_is_refused_with_what_is_left(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2", verdict=verdict(full=Legality.LEGAL, app_only=Legality.ILLEGAL))
+    with pytest.raises(RefusedError, match=r"app-only of v2 does not work: seen of app_only\. What is left: full"):
+        shop.plan(APP_ONLY)
+    assert shop.plan(FULL, latest=True).target is not None
+
+
+@pytest.mark.parametrize("legality", [Legality.LEGAL, Legality.UNPROVEN])
+def test_a_plan_shows_what_the_deploy_found_out(shop: Shop, legality: Legality) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2", verdict=verdict(app_only=legality))
+    assert f"this was {legality}: seen of app_only" in shop.plan(APP_ONLY).render()
 
 
 def test_a_release_that_was_rolled_back_is_not_gone_back_to(shop: Shop) -> None:
