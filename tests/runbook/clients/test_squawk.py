@@ -87,4 +87,4 @@ def test_a_comment_of_squawk_switches_a_rule_off() -> None:
 
 
 def test_what_squawk_cannot_parse_is_a_finding_with_its_line() -> None:
-    assert found("SELECT 1;\nCREATE TABEL items (id int);\n", "syntax-error")[:1] == [2]
+    assert found("SELECT 1;\nCREATE TABBLE items (id int);\n", "syntax-error")[:1] == [2]
