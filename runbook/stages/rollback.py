@@ -91,6 +91,7 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
             the application, or the verdict of the active release's deploy speaks against it.
     """
     _check_options(request)
+    named = connections.store.manifest(request.backup_id) if request.backup_id else None
     active = connections.host.active()
     if active is None:
         raise RefusedError("no release has the traffic; there is nothing to roll back")
@@ -99,7 +100,7 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
         target = _target_release(connections, active)
         tests = smoke_tests(connections, target.git_sha)
         return RollbackPlan(request.scope, active, target, tests, None, (), verdict)
-    backup = _choose_backup(connections, request, active)
+    backup = _require_verified(named) if named else _newest_backup(connections, request, active)
     require_identity(connections, backup)
     target = None
     if request.scope is RollbackScope.FULL:
@@ -179,15 +180,16 @@ def _require_legal(connections: Connections, request: RollbackRequest, active: R
     return None
 
 
-def _choose_backup(connections: Connections, request: RollbackRequest, active: Release) -> BackupManifest:
-    if request.backup_id:
-        manifest = connections.store.manifest(request.backup_id)
-        if not manifest.is_verified:
-            raise RefusedError(
-                f"{manifest.backup_id} is {manifest.verification.state}: {manifest.verification.detail}. "
-                "Only a backup that was restored once and found equal is used."
-            )
-        return manifest
+def _require_verified(manifest: BackupManifest) -> BackupManifest:
+    if not manifest.is_verified:
+        raise RefusedError(
+            f"{manifest.backup_id} is {manifest.verification.state}: {manifest.verification.detail}. "
+            "Only a backup that was restored once and found equal is used."
+        )
+    return manifest
+
+
+def _newest_backup(connections: Connections, request: RollbackRequest, active: Release) -> BackupManifest:
     for manifest in connections.store.manifests():
         if not manifest.is_verified or manifest.environment != connections.settings.name:
             continue
