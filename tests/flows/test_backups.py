@@ -41,10 +41,9 @@ def progress(platform: Platform, of: str) -> list[float]:
     return [float(one["data"]) for one in found if one["description"].startswith(of)]
 
 
-@pytest.fixture(scope="module")
-def backup_id(shop: Platform) -> str:
-    """A backup made with `runbook db:backup`."""
-    done = runbook(shop, "db:backup", "--reason=before the big change")
+def back_up(platform: Platform) -> str:
+    """Make a backup with `runbook db:backup`; return its id."""
+    done = runbook(platform, "db:backup", "--reason=before the big change")
     assert done.returncode == 0, done.stderr
     match = re.fullmatch(
         r"(backup_\d{8}_\d{6})  verified +[\d,]+ bytes  restored in \d+\.\d s +before the big change\n", done.stdout
@@ -53,7 +52,13 @@ def backup_id(shop: Platform) -> str:
     return match[1]
 
 
-def test_a_backup_in_the_terminal_is_in_the_servers_records_too(shop: Platform, backup_id: str) -> None:
+@pytest.fixture(scope="module")
+def backup_id(shop: Platform) -> str:
+    return back_up(shop)
+
+
+def test_a_backup_in_the_terminal_is_in_the_servers_records_too(shop: Platform) -> None:
+    backup_id = back_up(shop)
     runs = shop.api("flow_runs/filter", {"flow_runs": {"name": {"any_": ["backup-local"]}}})
     assert "COMPLETED" in [run["state_type"] for run in runs]
     (row, *_) = [
