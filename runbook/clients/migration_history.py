@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +50,7 @@ SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.
 FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_UNLOCK = "SELECT pg_advisory_unlock_all()"
 _SESSION = """
 SELECT set_config('idle_session_timeout', '0', false), set_config('statement_timeout', '0', false),
        set_config('lock_timeout', %s, false)
@@ -160,9 +161,13 @@ class MigrationHistory:
             row = connection.execute(_LOCK, [f"mantis-runbook/{self.settings.history_table}"]).fetchone()
             if row is None or not row[0]:
                 raise RefusedError(f"another migration of {self.database.name} runs; wait until it has ended")
-            self._check_shape(connection)
-            self._adopt(connection)
-            yield
+            try:
+                self._check_shape(connection)
+                self._adopt(connection)
+                yield
+            finally:  # the server may take a while to see that a connection was closed
+                with suppress(psycopg.Error):
+                    connection.execute(_UNLOCK)
 
     def rows(self) -> list[Applied]:
         """Return the rows of the history, in the order of their names; none when there is no such table.
@@ -318,6 +323,14 @@ class MigrationHistory:
     def begun_sql(self, migration: str, count: int) -> str:
         """Return SQL that writes down: the statements up to `count` are about to run."""
         return self._update_progress(migration, sql.SQL("statements_begun = {}").format(count))
+
+    def forget_progress_sql(self, migration: str) -> str:
+        """Return SQL that forgets the progress of a migration, to run in one transaction with recording it."""
+        return (
+            sql.SQL("DELETE FROM {} WHERE migration_name = {};")
+            .format(self._progress, sql.Literal(migration))
+            .as_string()
+        )
 
     def done_sql(self, migration: str, count: int, sha256: str) -> str:
         """Return SQL that writes down: the statements up to `count` are done. It has to run in a transaction."""

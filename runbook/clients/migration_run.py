@@ -117,7 +117,8 @@ def run_alone(
         *([] if measure is None else [Piece(measure(script.path, -1), script.path)]),
         Piece(rendered.text, script.path, rendered.lines),
         Piece(
-            _closed(_record(history, script, history.columns(), {row.name for row in history.rows()}, later)),
+            _record(history, script, history.columns(), {row.name for row in history.rows()}, later)
+            + history.forget_progress_sql(name),
             script.path,
         ),
     ]

@@ -50,6 +50,7 @@ def apply_migrations(connections: Connections, plan: MigrationPlan, *, phase: Ph
         for step in plan.steps_of(phase):
             require_calm(connections.database, connections.settings.migrations)
             _apply_step(history, plan, step)
+        history.end_progress(wanted)  # a run that died may have recorded a file and not come to this
         if missing := set(wanted) - set(applied_names(history.rows())):
             raise DivergedError(f"not in the history after they ran: {', '.join(sorted(missing))}")
     return wanted
