@@ -1,7 +1,4 @@
-"""Tests that share one environment run one after the other, in one process; all others are spread over two.
-
-Those that take longest begin first, one in each process.
-"""
+"""Tests that share one environment run one after the other, in one process; all others are spread over two."""
 
 from __future__ import annotations
 
@@ -13,13 +10,8 @@ _TOGETHER = ("acceptance", "flows")
 _HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if _folder(item) in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(_folder(item)))
-    items.sort(key=lambda item: _folder(item) not in _TOGETHER)
-
-
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(_HERE).parts[0]
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Here, not once all are collected: by then xdist has read the groups."""
+    folder = item.path.relative_to(_HERE).parts[0]
+    if folder in _TOGETHER:
+        item.add_marker(pytest.mark.xdist_group(folder))
