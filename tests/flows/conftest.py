@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,12 @@ class Platform:
             text=True,
         )
 
-    def api(self, path: str, body: dict[str, object]) -> list[dict[str, Any]]:
-        """Ask the Prefect server."""
+    def api(self, path: str, body: dict[str, object], *, attempts: int = 10) -> list[dict[str, Any]]:
+        """Ask the Prefect server; as Prefect's own client does, again while its database is busy."""
         response = httpx.post(f"{self.local.ui_url}/api/{path}", json=body, timeout=30, trust_env=False)
+        if response.status_code == 503 and attempts > 1:
+            time.sleep(1)
+            return self.api(path, body, attempts=attempts - 1)
         response.raise_for_status()
         return response.json()
 
