@@ -28,8 +28,9 @@ from runbook.clients.local_host_files import (
     tail,
     write_config,
 )
-from runbook.clients.local_host_process import ProcessId, kill_strays, stop_groups
+from runbook.clients.local_host_process import kill_strays, stop_groups
 from runbook.clients.local_host_release import recorded_processes
+from runbook.clients.process_id import ProcessId
 from runbook.errors import RejectedError, StageError, TransientError
 
 __all__ = ["LocalHost", "LocalHostConfig"]

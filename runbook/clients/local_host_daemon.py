@@ -40,10 +40,11 @@ from runbook.clients.local_host_files import (
     read_variables,
     write_private,
 )
-from runbook.clients.local_host_process import current_process, listening_socket
+from runbook.clients.local_host_process import listening_socket
 from runbook.clients.local_host_proxy import Proxy, RequestCounts
 from runbook.clients.local_host_releases import Releases
 from runbook.clients.local_host_trial import Trials
+from runbook.clients.process_id import current_process
 from runbook.errors import RejectedError, RunbookError, StageError, TransientError
 
 logger = logging.getLogger(__name__)

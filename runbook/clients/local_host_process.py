@@ -10,39 +10,15 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psutil
 
+from runbook.clients.process_id import ProcessId
+
 # Below the range from which Linux takes ports of outgoing connections, so that a port is still free after a restart.
 _PORTS = range(20_000, 32_000)
-_CLOCK_TOLERANCE_S = 2.0  # psutil derives the time of creation from the wall clock, which may be set right
-
-
-@dataclass(frozen=True)
-class ProcessId:
-    """A process that is recognised even after its number was given to another: number and time of creation."""
-
-    pid: int
-    create_time: float
-
-    def alive(self) -> bool:
-        """Return whether this very process still runs; a child that ended is reaped."""
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.create_time) < _CLOCK_TOLERANCE_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-
-def current_process() -> ProcessId:
-    """Return the process that asks."""
-    return ProcessId(os.getpid(), psutil.Process().create_time())
 
 
 def spawn(argv: Sequence[str], *, directory: Path, environment: Mapping[str, str], log: Path) -> ProcessId:

@@ -20,7 +20,8 @@ from runbook.clients.local_host_files import (
     tail,
     write_private,
 )
-from runbook.clients.local_host_process import ProcessId, answers, free_port, spawn, stop_groups
+from runbook.clients.local_host_process import answers, free_port, spawn, stop_groups
+from runbook.clients.process_id import ProcessId
 from runbook.errors import StageError, TransientError
 
 logger = logging.getLogger(__name__)
