@@ -8,6 +8,7 @@ RunbookError                    exit code 1: it failed, and what was begun was u
 │   └── RejectedError           trying again cannot help
 │       └── DamagedBackupError  a backup is not what was once written
 ├── StageError                  exit code 1: a stage ran and its result is bad
+├── LostLockError               exit code 4: another run has taken over; this one did nothing more
 └── DivergedError               exit code 4: the state is not what was planned; a person has to look
 """
 
@@ -59,6 +60,12 @@ class DamagedBackupError(RejectedError):
 
 class StageError(RunbookError):
     """A stage ran to its end and its result is bad (tests failed, smoke test failed, ...)."""
+
+
+class LostLockError(RunbookError):
+    """Another run has taken over the environment: nothing may be done, nor undone, any more."""
+
+    exit_code = 4
 
 
 class DivergedError(RunbookError):

@@ -170,6 +170,15 @@ class WatchSettings(_Section):
     minimum_requests: int = Field(default=20, ge=1, description="Requests needed before an error rate means anything.")
 
 
+class LockSettings(_Section):
+    """How soon the owner of the environment's lock is taken for dead."""
+
+    heartbeat_s: float = Field(default=10, gt=0, description="Seconds between two signs of life.")
+    expires_s: float = Field(
+        default=60, gt=0, description="Seconds without one until another run may take over, by the store's clock."
+    )
+
+
 class Settings(_Section):
     """The settings of one environment.
 
@@ -198,6 +207,7 @@ class Settings(_Section):
     backup: BackupSettings = BackupSettings()
     migrations: MigrationSettings = MigrationSettings()
     watch: WatchSettings = WatchSettings()
+    lock: LockSettings = LockSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -32,6 +32,11 @@ def new_backup_id(now: datetime) -> str:
     return f"backup_{at.year:04d}{at.month:02d}{at.day:02d}_{at.hour:02d}{at.minute:02d}{at.second:02d}"
 
 
+def time_stamp(now: datetime) -> str:
+    """Return a time as it is in names: `YYYYMMDD_HHMMSS_ffffff`, UTC."""
+    return f"{now.astimezone(UTC):%Y%m%d_%H%M%S_%f}"
+
+
 def backup_taken_at(backup_id: str) -> datetime:
     """Return when the backup was taken, aware UTC, whole seconds.
 
