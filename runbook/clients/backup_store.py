@@ -52,13 +52,13 @@ class BackupStore:
         """Raise `RejectedError`, in words a person can act on, unless the store can be used."""
         self.objects.check()
 
-    def reserve(self, backup_id: str, *, triggered_by: str, at: datetime) -> None:
-        """Make an id this run's own, before anything is written under it.
+    def reserve(self, backup_id: str, *, triggered_by: str, at: datetime, run: str = "") -> None:
+        """Make an id this run's own, before anything is written under it; `run` is its stamp, if it has one.
 
         Raises:
             TransientError: the id is taken; the next second gives another.
         """
-        note = json.dumps({"triggeredBy": triggered_by, "at": at.isoformat()})
+        note = json.dumps({"triggeredBy": triggered_by, "at": at.isoformat(), "run": run})
         try:
             self.objects.create(_file(backup_id, _RESERVED), note.encode())
         except ObjectExistsError as error:
@@ -85,6 +85,23 @@ class BackupStore:
         if self.has(backup_id):
             return
         self.objects.delete([found.key for found in self.objects.objects(_file(backup_id, ""))])
+
+    def discard_those_of(self, run: str) -> list[str]:
+        """Remove the backups that a run reserved and did not publish; return their ids."""
+        published = set(self._ids())
+        keys = [
+            found.key for found in self.objects.objects(f"{_BACKUPS}backup_") if found.key.endswith(f"/{_RESERVED}")
+        ]
+        left = {key.removeprefix(_BACKUPS).removesuffix(f"/{_RESERVED}"): key for key in keys}
+        mine = [
+            backup_id
+            for backup_id, key in left.items()
+            if backup_id not in published and json.loads(self.objects.read(key)).get("run") == run
+        ]
+        for backup_id in mine:
+            self.objects.sweep(_file(backup_id, ""), older_than=timedelta(0))
+            self.discard(backup_id)
+        return mine
 
     def newest_id(self) -> str | None:
         """Return the id of the newest published backup; ids sort by time."""

@@ -72,6 +72,41 @@ def carry_properties(database: Database, name: str) -> None:
             connection.execute(statement)
 
 
+def exists(database: Database, name: str) -> bool:
+    """Return whether the server has a database of this name."""
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
+
+
+def reopen(database: Database) -> None:
+    """Let the live database take connections, as it does unless a swap was killed in the middle."""
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        _allow_connections(connection, database.name, allowed=True)
+
+
+def end_sessions_of_run(database: Database) -> int:
+    """End the sessions that the run of `database.stamp` has left on the server, and return how many they were.
+
+    A program that was started by a killed process goes on without it until its session ends.
+    """
+    asked = (
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+        " WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid()"
+    )
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        row = connection.execute(asked, [database.application]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def copies_of_run(database: Database) -> list[str]:
+    """Return the names of the databases beside the live one that have the stamp of a run, `database.stamp`."""
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        rows = connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
+    prefix, suffix = f"{database.short(database.name)}_", f"_{database.stamp}"
+    names = [str(row[0]) for row in rows]
+    return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
+
+
 def swap(database: Database, fresh: str, old: str) -> None:
     """Put `fresh` in the live database's place and keep the live one, closed to new sessions, as `old`.
 

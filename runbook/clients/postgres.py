@@ -26,6 +26,7 @@ from runbook.clients.client_programs import (
     run_program,
 )
 from runbook.errors import InvalidInputError, RejectedError, TransientError
+from runbook.rules.identifiers import time_stamp
 
 MAINTENANCE_DATABASE = "postgres"
 _CONNECT_TIMEOUT_S = 5
@@ -46,9 +47,13 @@ _servers: dict[str, _Server] = {}  # by URL
 
 @dataclass(frozen=True)
 class Database:
-    """The application's database, reached by its direct (not pooled) URL. The URL never appears in a repr."""
+    """The application's database, reached by its direct (not pooled) URL. The URL never appears in a repr.
+
+    `stamp` is in the names of the databases that a run makes beside it, so that they are known to be that run's.
+    """
 
     url: str = field(repr=False)
+    stamp: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -79,14 +84,19 @@ class Database:
         parts = conninfo_to_dict(self.url)
         return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
 
+    @property
+    def application(self) -> str:
+        """Name of this project's sessions on the server; those of a run have its stamp in it."""
+        return f"mantis-runbook-{self.stamp}" if self.stamp else "mantis-runbook"
+
     @staticmethod
     def short(name: str) -> str:
         """Cut a database name so that a suffix still fits into PostgreSQL's 63 bytes."""
         return name.encode()[:24].decode(errors="ignore")
 
     def beside(self, purpose: str) -> str:
-        """Return a name for a database beside the live one, with the time in it: `<name>_<purpose>_<UTC time>`."""
-        return f"{self.short(self.name)}_{purpose}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"[:63]
+        """Return a name for a database beside the live one: `<name>_<purpose>_<stamp>`, without a stamp the time."""
+        return f"{self.short(self.name)}_{purpose}_{self.stamp or time_stamp(datetime.now(UTC))}"[:63]
 
     @contextmanager
     def connect(self, database: str | None = None) -> Generator[psycopg.Connection]:
@@ -99,7 +109,7 @@ class Database:
         name = database or self.name
         conninfo = make_conninfo(self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8")
         try:
-            opened = psycopg.connect(conninfo, autocommit=True, application_name="mantis-runbook")
+            opened = psycopg.connect(conninfo, autocommit=True, application_name=self.application)
         except psycopg.OperationalError as error:
             raise TransientError(
                 f"database {name} at {self.place} does not answer: {str(error).strip()} "
@@ -147,6 +157,7 @@ class Database:
             variables["LD_PRELOAD"] = programs.preload
         # A database's own time zone would be in the text of its constants, and so make equal schemas differ.
         fixed = {"LC_ALL": "C", "PGTZ": "UTC", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
+        fixed["PGAPPNAME"] = self.application
         return variables | fixed | {"PGDATABASE": database or self.name}
 
     def url_of(self, name: str) -> str:

@@ -74,7 +74,7 @@ def run_psql(
         TransientError: the connection was lost, or the server ended the session.
         SqlError: a statement failed.
     """
-    session = f"mantis-runbook-{uuid.uuid4().hex[:12]}"
+    session = f"{database.application}-{uuid.uuid4().hex[:12]}"
     programs = database.programs()
     argv = programs.argv("psql", "-X", "-q", "-b", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose")
     argv += [*(["-1"] if one_transaction else []), "-f", _MAIN]

@@ -10,15 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
 from runbook.connections import Connections
-from runbook.errors import DivergedError, RunbookError, StageError
-from runbook.procedures.migrating import Migrating, MigrationStages, back_up_and_rehearse, migrate, undo
+from runbook.errors import DivergedError, LostLockError, RunbookError, StageError
+from runbook.journal import Effect, EntryKind
+from runbook.procedures.changing import Change, changing, hold_of
+from runbook.procedures.migrating import Migrating, MigrationStages, back_up_and_rehearse, migrate, recall, undo
 from runbook.procedures.publishing import publish
 from runbook.reports import FinalState, MigrateReport, StepLog
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
 from runbook.stages import checklist, health, record, rehearsal
-from runbook.stages.migration_plan import MigrationPlan
+from runbook.stages.migration_plan import MigrationPlan, recorded_plan
 from runbook.stages.restore import RestoredDatabase
 
 
@@ -57,44 +62,118 @@ class MigrateFailedError(RunbookError):
             self.exit_code = DivergedError.exit_code
 
 
+class MigrateFacts(BaseModel):
+    """What a migration writes down when it begins: enough to take it back after its process has died."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    started: AwareDatetime
+    git_ref: str
+    git_sha: str
+    dry_run: bool
+    migrations: tuple[str, ...]
+    warnings: tuple[str, ...]
+    reason: str
+    triggered_by: str
+
+
 def database_migrate(
     connections: Connections, request: MigrateRequest, stages: MigrateStages | None = None
 ) -> MigrateReport:
     """Back up, rehearse, apply and verify the pending migrations of a commit, or leave everything as it was.
 
-    With `dry_run` they are rehearsed on the newest verified backup, and nothing else happens.
+    With `dry_run` the migrations are rehearsed on the newest verified backup and nothing else happens.
 
     Raises:
-        RefusedError: refused beforehand; nothing was changed.
-        MigrateFailedError: it failed later and what was begun was undone; `report.state` says how it is now.
+        RefusedError: the environment is held, another run changes it, or the plan is not acceptable; nothing was
+            changed.
+        MigrateFailedError: a later stage failed and what was begun was undone; `report.state` says how it is now.
+        LostLockError: another run took over; this one did nothing more.
     """
     stages = stages or MigrateStages()
-    started, steps = datetime.now(UTC), StepLog()
+    if not request.dry_run:
+        hold_of(connections).require_none()
+    with changing(connections, "migrate", reason=request.reason, triggered_by=request.triggered_by) as change:
+        return _database_migrate(change, request, stages)
+
+
+def recover_migrate(change: Change, stages: MigrateStages) -> MigrateReport:
+    """Take back a migration whose process has died, unless all of it was applied; return its report.
+
+    Raises:
+        ServiceError: what it takes is not at hand; it can be tried again.
+    """
+    connections, journal = change.connections, change.journal
+    facts = MigrateFacts.model_validate(journal.entries[0].detail)
+    has_release = connections.host.active() is not None
+    plan = recorded_plan(connections, facts.git_sha, facts.migrations, has_release=has_release)
+    run = Migrating(plan, StepLog(), journal)
+    recall(connections, run)
+    if journal.has_passed:
+        run.findings.append("the run died after the migrations had been applied; another one finished it")
+        return _conclude(connections, stages, facts, run, _final_state(connections, stages, run), None)
+    return _failed(connections, stages, facts, run, StageError("the run died; another one took it back"))
+
+
+def _database_migrate(change: Change, request: MigrateRequest, stages: MigrateStages) -> MigrateReport:
+    connections, started, steps = change.connections, datetime.now(UTC), StepLog()
     plan, warnings = steps.run(
         "Plan", stages.plan_database, connections, request.git_ref, only=request.migration, phase=request.phase
     )
-    run = Migrating(plan, steps)
-    error: BaseException | None = None
-    state = FinalState.VERIFIED
+    facts = MigrateFacts(
+        started=started,
+        git_ref=request.git_ref,
+        git_sha=plan.git_sha,
+        dry_run=request.dry_run,
+        migrations=plan.pending,
+        warnings=warnings,
+        reason=request.reason,
+        triggered_by=request.triggered_by,
+    )
+    run = Migrating(plan, steps, change.journal)
+    change.journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
     try:
         if request.dry_run:
             _rehearse(connections, stages, run)
         elif plan.pending:
             back_up_and_rehearse(connections, stages, run, reason=request.reason, triggered_by=request.triggered_by)
             migrate(connections, stages, run, request.phase)
-    except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
-        error = failure
-        state = FinalState.VERIFIED if _undone(connections, stages, run) else FinalState.DIVERGED
-    if run.begun and state is not FinalState.DIVERGED:
+            change.journal.write(EntryKind.PASSED)
+    except LostLockError:
+        raise
+    except BaseException as error:  # also a cancelled run has to be undone; raised again below
+        report = _failed(connections, stages, facts, run, error)
+        if isinstance(error, Exception):
+            raise MigrateFailedError(report) from error
+        raise
+    state = _final_state(connections, stages, run) if change.journal.has_passed else FinalState.VERIFIED
+    return _conclude(connections, stages, facts, run, state, None)
+
+
+def _failed(
+    connections: Connections, stages: MigrateStages, facts: MigrateFacts, run: Migrating, error: BaseException
+) -> MigrateReport:
+    """Undo what a failed migration did, and report."""
+    has_begun = any(intent.effect is Effect.MIGRATE for intent in run.journal.open_intents())
+    state = FinalState.VERIFIED if _undone(connections, stages, run) else FinalState.DIVERGED
+    if has_begun and state is not FinalState.DIVERGED:
         state = _final_state(connections, stages, run)
-    report = _report(connections, request, run, started, state, error, warnings)
-    if not request.dry_run:
+    return _conclude(connections, stages, facts, run, state, error)
+
+
+def _conclude(
+    connections: Connections,
+    stages: MigrateStages,
+    facts: MigrateFacts,
+    run: Migrating,
+    state: FinalState,
+    error: BaseException | None,
+) -> MigrateReport:
+    report = _report(connections, facts, run, state, error)
+    if not facts.dry_run:
         report = _publish(connections, stages, report)
-    if error is None:
-        return report
-    if isinstance(error, Exception):
-        raise MigrateFailedError(report) from error
-    raise error
+    run.journal.end(state)
+    return report
 
 
 def _rehearse(connections: Connections, stages: MigrateStages, run: Migrating) -> None:
@@ -140,30 +219,24 @@ def _final_state(connections: Connections, stages: MigrateStages, run: Migrating
 
 
 def _report(
-    connections: Connections,
-    request: MigrateRequest,
-    run: Migrating,
-    started: datetime,
-    state: FinalState,
-    error: BaseException | None,
-    warnings: tuple[str, ...],
+    connections: Connections, facts: MigrateFacts, run: Migrating, state: FinalState, error: BaseException | None
 ) -> MigrateReport:
     return MigrateReport(
         environment=connections.settings.name,
-        timestamp=started,
-        git_ref=request.git_ref,
-        git_sha=run.plan.git_sha,
+        timestamp=facts.started,
+        git_ref=facts.git_ref,
+        git_sha=facts.git_sha,
         backup_id=run.backup.backup_id if run.backup else None,
-        dry_run=request.dry_run,
-        migrations=run.plan.pending,
+        dry_run=facts.dry_run,
+        migrations=facts.migrations,
         rehearsal=run.rehearsal,
         undone=tuple(run.undone),
-        reason=request.reason,
-        triggered_by=request.triggered_by,
+        reason=facts.reason,
+        triggered_by=facts.triggered_by,
         duration=run.steps.duration_s,
         success=error is None,
         state=state,
-        warnings=warnings,
+        warnings=facts.warnings,
         findings=tuple(dict.fromkeys(run.findings)),
         error=(str(error) or type(error).__name__) if error else None,
         steps=tuple(run.steps.steps),

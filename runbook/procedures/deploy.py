@@ -11,10 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
 from runbook.clients.application_host import Release
+from runbook.clients.journals import Journal
 from runbook.connections import Connections
-from runbook.errors import DivergedError, RunbookError, StageError
-from runbook.procedures.migrating import Migrating, MigrationStages, back_up_and_rehearse, migrate, undo
+from runbook.errors import DivergedError, LostLockError, RunbookError, StageError
+from runbook.journal import Effect, EntryKind
+from runbook.procedures.changing import Change, changing, hold_of
+from runbook.procedures.migrating import (
+    Migrating,
+    MigrationStages,
+    back_up_and_rehearse,
+    migrate,
+    recall,
+    undo,
+)
 from runbook.procedures.publishing import publish
 from runbook.reports import DeployReport, FinalState, RollbackVerdict, StepLog
 from runbook.rules.checklist import Check, Outcome
@@ -24,6 +37,7 @@ from runbook.rules.verdict import judge_rollbacks
 from runbook.stages import application, checklist, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.health import Verdict, WatchResult
+from runbook.stages.migration_plan import applied_to, recorded_plan
 from runbook.stages.test_suite import TestReport
 
 _log = logging.getLogger(__name__)
@@ -69,16 +83,32 @@ class DeployFailedError(RunbookError):
             self.exit_code = DivergedError.exit_code
 
 
+class DeployFacts(BaseModel):
+    """What a deploy writes down when it begins: enough to finish it, or to take it back, after its process has died."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    started: AwareDatetime
+    git_ref: str
+    git_sha: str
+    version: str
+    previous_git_sha: str | None
+    previous_release_id: str | None
+    migrations: tuple[str, ...]
+    warnings: tuple[str, ...]
+    reason: str
+    triggered_by: str
+
+
 @dataclass
 class _Progress:
-    """How far a deploy got, for undoing it."""
+    """How far a deploy got."""
 
+    facts: DeployFacts
     plan: ReleasePlan
     previous: Release | None
     migrating: Migrating
-    warnings: tuple[str, ...]
     release: Release | None = None
-    promoting: bool = False
     inconclusive: bool = False
 
     @property
@@ -93,61 +123,130 @@ class _Progress:
     def undone(self) -> list[str]:
         return self.migrating.undone
 
+    @property
+    def journal(self) -> Journal:
+        return self.migrating.journal
+
 
 def deploy(connections: Connections, request: DeployRequest, stages: DeployStages | None = None) -> DeployReport:
     """Take a commit through the seven stages, or leave everything as it was.
 
     Raises:
-        RefusedError: refused by the checklist; nothing was changed.
+        RefusedError: the environment is held, or another run changes it, or the checklist refuses; nothing was changed.
         DeployFailedError: a later stage failed and what was begun was undone; `report.state` says how it is now.
+        LostLockError: another run took over; this one did nothing more.
     """
     stages = stages or DeployStages()
-    started = datetime.now(UTC)
-    steps = StepLog()
+    hold_of(connections).require_none()
+    with changing(connections, "deploy", reason=request.reason, triggered_by=request.triggered_by) as change:
+        return _deploy(change, request, stages)
+
+
+def recover_deploy(change: Change, stages: DeployStages) -> DeployReport:
+    """Finish a deploy whose process has died, when it had passed, and undo it otherwise; return its report.
+
+    Raises:
+        ServiceError: what it takes is not at hand; it can be tried again.
+    """
+    connections, journal = change.connections, change.journal
+    facts = DeployFacts.model_validate(journal.entries[0].detail)
+    previous = connections.host.release(facts.previous_release_id) if facts.previous_release_id else None
+    migrations = recorded_plan(connections, facts.git_sha, facts.migrations, has_release=previous is not None)
+    plan = ReleasePlan(facts.git_ref, facts.git_sha, facts.version, facts.previous_git_sha, migrations, ())
+    progress = _Progress(facts, plan, previous, Migrating(migrations, StepLog(), journal))
+    recall(connections, progress.migrating)
+    if not journal.has_passed:
+        return _failed(connections, stages, progress, StageError("the run died; another one took it back"))
+    progress.findings.append("the run died after the release had passed; another one finished it")
+    progress.inconclusive = bool(set(migrations.pending) - set(applied_to(connections)))
+    if progress.inconclusive:
+        progress.findings.append("the second half of the migration is not complete. `runbook db:migrate --phase=post`")
+    state = _final_state(connections, stages, progress, plan.git_sha)
+    if state is FinalState.DIVERGED:
+        return _failed(connections, stages, progress, StageError("what runs is not what was released"))
+    return _conclude(connections, stages, progress, state, None)
+
+
+def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> DeployReport:
+    connections, started, steps = change.connections, datetime.now(UTC), StepLog()
     plan, warnings = steps.run("Stage 1: Pre-Deployment Validation", stages.plan_release, connections, request.git_ref)
-    progress = _Progress(plan, connections.host.active(), Migrating(plan.migrations, steps), warnings)
-    error: BaseException | None = None
+    previous = connections.host.active()
+    facts = DeployFacts(
+        started=started,
+        git_ref=plan.git_ref,
+        git_sha=plan.git_sha,
+        version=plan.version,
+        previous_git_sha=plan.previous_git_sha,
+        previous_release_id=previous.release_id if previous else None,
+        migrations=plan.migrations.pending,
+        warnings=warnings,
+        reason=request.reason,
+        triggered_by=request.triggered_by,
+    )
+    progress = _Progress(facts, plan, previous, Migrating(plan.migrations, steps, change.journal))
+    change.journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
     try:
-        _release(connections, request, stages, progress)
+        _release(connections, stages, progress)
         state = _final_state(connections, stages, progress, plan.git_sha)
         if state is FinalState.DIVERGED:
             raise StageError(f"what runs is not what was released: {progress.findings[-1]}")
-    except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
-        error = failure
-        undone = _undo(connections, stages, progress)
-        state = _final_state(connections, stages, progress, plan.previous_git_sha)
-        state = state if undone else FinalState.DIVERGED
-    report = _publish(connections, stages, _report(connections, request, progress, started, state, error))
-    if error is None:
-        return report
-    if isinstance(error, Exception):
-        raise DeployFailedError(report) from error
-    raise error
+    except LostLockError:
+        raise
+    except BaseException as error:  # also a cancelled run has to be undone; raised again below
+        report = _failed(connections, stages, progress, error)
+        if isinstance(error, Exception):
+            raise DeployFailedError(report) from error
+        raise
+    return _conclude(connections, stages, progress, state, None)
 
 
-def _release(connections: Connections, request: DeployRequest, stages: DeployStages, progress: _Progress) -> None:
-    plan, run = progress.plan, progress.steps.run
+def _release(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
+    plan, run, journal = progress.plan, progress.steps.run, progress.journal
     run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
     reason = f"before deploying {plan.version}"
-    back_up_and_rehearse(connections, stages, progress.migrating, reason=reason, triggered_by=request.triggered_by)
+    back_up_and_rehearse(
+        connections, stages, progress.migrating, reason=reason, triggered_by=progress.facts.triggered_by
+    )
     migrate(connections, stages, progress.migrating, Phase.PRE)
-    progress.release = run("Stage 5: Staging", stages.stage_release, connections, plan)
-    run("Stage 5: Smoke Tests in Private", stages.smoke_release, connections, progress.release, plan.smoke_tests)
-    progress.promoting = True
+    with journal.effect(Effect.STAGE):
+        release = run("Stage 5: Staging", stages.stage_release, connections, plan)
+    progress.release = release
+    run("Stage 5: Smoke Tests in Private", stages.smoke_release, connections, release, plan.smoke_tests)
     promoted_at = datetime.now(UTC)
-    run("Stage 5: Promotion", stages.promote_release, connections, progress.release)
-    checks = run("Stage 6: Validation", stages.validate_release, connections, plan, progress.release, promoted_at)
+    with journal.effect(Effect.PROMOTE, releaseId=release.release_id, previous=progress.facts.previous_release_id):
+        run("Stage 5: Promotion", stages.promote_release, connections, release)
+    checks = run("Stage 6: Validation", stages.validate_release, connections, plan, release, promoted_at)
     progress.findings.extend(f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED)
     if failed := [check for check in checks if check.outcome is Outcome.FAILED]:
         raise StageError("validation failed: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
-    watched = run("Stage 6: Watch", stages.watch_release, connections, plan, progress.release, promoted_at)
+    watched = run("Stage 6: Watch", stages.watch_release, connections, plan, release, promoted_at)
     _log.info("%s: %s", watched.verdict, watched.detail)
     if watched.verdict is Verdict.DEGRADED:
         raise StageError(watched.detail)
     if watched.verdict is Verdict.INCONCLUSIVE:
         progress.inconclusive = True
         progress.findings.append(f"watch: {watched.detail}")
+    journal.write(EntryKind.PASSED)
     _second_half(connections, stages, progress)
+
+
+def _failed(connections: Connections, stages: DeployStages, progress: _Progress, error: BaseException) -> DeployReport:
+    """Undo what a failed deploy did, and report."""
+    undone = _undo(connections, stages, progress)
+    state = _final_state(connections, stages, progress, progress.plan.previous_git_sha)
+    return _conclude(connections, stages, progress, state if undone else FinalState.DIVERGED, error)
+
+
+def _conclude(
+    connections: Connections,
+    stages: DeployStages,
+    progress: _Progress,
+    state: FinalState,
+    error: BaseException | None,
+) -> DeployReport:
+    report = _publish(connections, stages, _report(connections, progress, state, error))
+    progress.journal.end(state)
+    return report
 
 
 def _second_half(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
@@ -186,7 +285,7 @@ def _undo(connections: Connections, stages: DeployStages, progress: _Progress) -
     """
     progress.inconclusive = False  # said of the release that goes
     try:
-        if progress.promoting:
+        if any(intent.effect is Effect.PROMOTE for intent in progress.journal.open_intents()):
             _undo_promotion(connections, stages, progress)
         else:
             undo(connections, stages, progress.migrating, by_hand=lambda: _restore_by_hand(connections, progress))
@@ -203,6 +302,9 @@ def _undo_promotion(connections: Connections, stages: DeployStages, progress: _P
         raise StageError("this is the first release, there is no earlier one to give the traffic back to")
     progress.steps.run("Undo: Application", stages.roll_back_release, connections, progress.previous)
     progress.undone.append(f"the traffic went back to {progress.previous.version}")
+    for intent in progress.journal.open_intents():
+        if intent.effect is Effect.PROMOTE:
+            progress.journal.undone(intent)
 
 
 def _restore_by_hand(connections: Connections, progress: _Progress) -> str:
@@ -231,33 +333,28 @@ def _verdict(progress: _Progress) -> tuple[RollbackVerdict, ...]:
 
 
 def _report(
-    connections: Connections,
-    request: DeployRequest,
-    progress: _Progress,
-    started: datetime,
-    state: FinalState,
-    error: BaseException | None,
+    connections: Connections, progress: _Progress, state: FinalState, error: BaseException | None
 ) -> DeployReport:
-    plan, run = progress.plan, progress.migrating
+    facts, run = progress.facts, progress.migrating
     return DeployReport(
         environment=connections.settings.name,
-        timestamp=started,
-        git_ref=plan.git_ref,
-        git_sha=plan.git_sha,
-        version=plan.version,
+        timestamp=facts.started,
+        git_ref=facts.git_ref,
+        git_sha=facts.git_sha,
+        version=facts.version,
         release_id=progress.release.release_id if progress.release else None,
-        previous_git_sha=plan.previous_git_sha,
+        previous_git_sha=facts.previous_git_sha,
         backup_id=run.backup.backup_id if run.backup else None,
-        migrations=plan.migrations.pending,
+        migrations=facts.migrations,
         rehearsal=run.rehearsal,
         verdict=_verdict(progress),
         undone=tuple(progress.undone),
-        reason=request.reason,
-        triggered_by=request.triggered_by,
+        reason=facts.reason,
+        triggered_by=facts.triggered_by,
         duration=progress.steps.duration_s,
         success=error is None,
         state=state,
-        warnings=progress.warnings,
+        warnings=facts.warnings,
         findings=tuple(dict.fromkeys(progress.findings)),
         error=(str(error) or type(error).__name__) if error else None,
         steps=tuple(progress.steps.steps),

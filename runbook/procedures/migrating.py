@@ -6,12 +6,14 @@ Source: runbook, "Stage 3: Database Backup", "Stage 4: Database Migration".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from runbook.clients.journals import Journal
 from runbook.clients.migration_history import State
 from runbook.connections import Connections
 from runbook.errors import DivergedError, RunbookError, StageError
+from runbook.journal import Effect, EntryKind
 from runbook.manifest import BackupManifest, Fingerprint
 from runbook.reports import Rehearsal, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
@@ -46,15 +48,16 @@ class MigrationStages:
 
 @dataclass
 class Migrating:
-    """How far a migration got, for undoing it."""
+    """How far a migration got, for undoing it. `no_down` says why the down scripts are not to be used, if so."""
 
     plan: MigrationPlan
     steps: StepLog
+    journal: Journal
     findings: list[str] = field(default_factory=list[str])
     undone: list[str] = field(default_factory=list[str])
     backup: BackupManifest | None = None
     rehearsal: Rehearsal | None = None
-    begun: bool = False
+    no_down: str | None = None
 
 
 def back_up_and_rehearse(
@@ -66,17 +69,21 @@ def back_up_and_rehearse(
         StageError: the backup is not what it should be, or the rehearsal speaks against the migrations; nothing was
             changed.
     """
-    made = run.steps.run(
-        "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=triggered_by
-    )
+    with run.journal.effect(Effect.BACKUP):
+        made = run.steps.run(
+            "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=triggered_by
+        )
     run.backup = made
     copy: RestoredDatabase | None = None
     if not run.plan.pending or not connections.settings.migrations.rehearse:
-        run.backup = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
+        with run.journal.effect(Effect.COPY, backupId=made.backup_id):
+            verified = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
+        run.backup = verified
         if run.plan.pending:
             run.findings.append("the migrations were not rehearsed: the settings say `rehearse = false`")
     else:
-        copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
+        with run.journal.effect(Effect.COPY, backupId=made.backup_id):
+            copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
     if connections.second_store is not None:
         try:
             run.steps.run("Stage 3: Second Copy", stages.copy_backup, connections, made.backup_id)
@@ -84,6 +91,7 @@ def back_up_and_rehearse(
             run.findings.append(f"{made.backup_id} has no copy in the second store: {error}")
     if copy is not None:
         run.rehearsal = run.steps.run("Stage 4: Rehearsal", stages.rehearse_migrations, connections, run.plan, copy)
+        run.no_down = undo_reason(run.rehearsal)
         if run.rehearsal.refusals:
             raise StageError("the rehearsal speaks against it: " + "; ".join(run.rehearsal.refusals))
 
@@ -98,8 +106,9 @@ def migrate(connections: Connections, stages: MigrationStages, run: Migrating, p
         return
     name = "Stage 4: Database Migration" if phase is Phase.PRE else "Stage 6: Second Half of the Migration"
     before = stages.schema_state(connections)
-    run.begun = True
-    run.steps.run(name, stages.apply_migrations, connections, run.plan, phase=phase)
+    made = run.backup.backup_id if run.backup else None
+    with run.journal.effect(Effect.MIGRATE, phase=phase, backupId=made, noDown=run.no_down):
+        run.steps.run(name, stages.apply_migrations, connections, run.plan, phase=phase)
     checks = run.steps.run(
         "Stage 4: Verification", stages.verify_migrations, connections, run.plan, run.rehearsal, before, phase=phase
     )
@@ -123,12 +132,12 @@ def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, b
     Source: runbook, "Stage 4: Database Migration" ("Automatic rollback on failure").
     """
     made = run.backup
-    if made is None or not run.begun:
+    begun = [intent for intent in run.journal.open_intents() if intent.effect is Effect.MIGRATE]
+    if made is None or not begun:
         return
-    why = undo_reason(run.rehearsal)
     try:
-        if why is not None and set(stages.begun_migrations(connections)) & set(run.plan.pending):
-            raise StageError(why)
+        if run.no_down is not None and set(stages.begun_migrations(connections)) & set(run.plan.pending):
+            raise StageError(run.no_down)
         names = run.steps.run("Undo: Migrations", stages.undo_migrations, connections, run.plan, made.fingerprint)
     except RunbookError as error:
         undoable = isinstance(error, StageError | DivergedError)  # else the server or another run is in the way
@@ -137,7 +146,13 @@ def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, b
                 f"{error}. Restore the backup made before it, if its loss is acceptable: {by_hand()}"
             ) from error
         _restore(connections, stages, run, made, error)
-        return
+    else:
+        _say_undone(run, names)
+    for intent in begun:
+        run.journal.undone(intent)
+
+
+def _say_undone(run: Migrating, names: Sequence[str]) -> None:
     if names:
         proof = "; the rehearsal had shown that they restore it" if run.rehearsal else ""
         run.undone.append(f"migrations undone by their down scripts, without loss: {', '.join(names)}{proof}")
@@ -148,11 +163,24 @@ def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, b
 def _restore(
     connections: Connections, stages: MigrationStages, run: Migrating, made: BackupManifest, why: Exception
 ) -> None:
-    restored = run.steps.run("Undo: Restore", stages.restore_beside, connections, made.backup_id, purpose="restored")
+    with run.journal.effect(Effect.COPY, backupId=made.backup_id):
+        restored = run.steps.run(
+            "Undo: Restore", stages.restore_beside, connections, made.backup_id, purpose="restored"
+        )
     losses = run.steps.run("Undo: Quote Loss", stages.quote_loss, connections, made.backup_id)
-    swapped = run.steps.run("Undo: Swap", stages.swap_in, connections, restored)
+    with run.journal.effect(Effect.SWAP, restored=restored.name):
+        swapped = run.steps.run("Undo: Swap", stages.swap_in, connections, restored)
     changed = ", ".join(f"{loss.table} had {loss.rows_now} rows and has {loss.rows_restored}" for loss in losses)
     run.undone.append(
         f"{made.backup_id} restored because {why}; the replaced database is kept as {swapped.kept}; "
         f"tables that differ: {changed or 'none'}"
     )
+
+
+def recall(connections: Connections, run: Migrating) -> None:
+    """Learn from the journal how far the migration of a dead run came."""
+    for entry in run.journal.entries:
+        if entry.effect is Effect.MIGRATE and entry.kind is EntryKind.INTENT:
+            backup_id, no_down = entry.detail["backupId"], entry.detail["noDown"]
+            run.backup = connections.store.manifest(str(backup_id)) if backup_id else None
+            run.no_down = str(no_down) if no_down else None

@@ -10,16 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
 from runbook.clients.application_host import Release
+from runbook.clients.environment_hold import Hold
+from runbook.clients.journals import Journal
 from runbook.connections import Connections
-from runbook.errors import DivergedError, RefusedError, RunbookError, StageError
+from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError
+from runbook.journal import Effect, EntryKind
+from runbook.procedures.changing import Change, changing, hold_of
 from runbook.procedures.publishing import publish
-from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog
+from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
-from runbook.stages import application, health, notification, record, restore
+from runbook.stages import application, health, notification, record, recovery, restore
 from runbook.stages import rollback as planning
-from runbook.stages.restore import RestoredDatabase, Swap
+from runbook.stages.checklist import smoke_tests
+from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
 
 
@@ -47,6 +55,7 @@ class RollbackStages:
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
     undo_swap: Callable[[Connections, Swap], None] = restore.undo_swap
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
+    has_swapped: Callable[[Connections], bool] = recovery.has_swapped
     verify_rollback: Callable[[Connections, RollbackPlan], tuple[Check, ...]] = health.verify_rollback
     probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
@@ -64,18 +73,36 @@ class RollbackFailedError(RunbookError):
             self.exit_code = DivergedError.exit_code
 
 
+class RollbackFacts(BaseModel):
+    """What a rollback writes down when it begins: enough to finish it after its process has died."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    started: AwareDatetime
+    scope: RollbackScope
+    backup_id: str | None
+    data_loss: tuple[TableLoss, ...]
+    from_release_id: str
+    to_release_id: str | None
+    approved_by: str
+    reason: str
+    triggered_by: str
+
+
 @dataclass
 class _Progress:
-    """How far a rollback got, for undoing it."""
+    """How far a rollback got."""
 
+    facts: RollbackFacts
     plan: RollbackPlan
-    approved_by: str
+    steps: StepLog
+    journal: Journal
     restored: RestoredDatabase | None = None
-    swapping: bool = False
-    swapped: Swap | None = None
-    switching: bool = False
-    applied: bool = False
+    kept: str | None = None
     findings: list[str] = field(default_factory=list[str])
+
+    def began(self, effect: Effect) -> bool:
+        return any(intent.effect is effect for intent in self.journal.open_intents())
 
 
 def rollback(
@@ -83,32 +110,94 @@ def rollback(
 ) -> RollbackReport:
     """Roll back application, database or both, and verify what runs afterwards.
 
+    The lock is not held while a person thinks; what they consented to is looked at again when it is.
+
     Raises:
-        RefusedError: the plan is not possible or nobody approved it; nothing was changed.
+        RefusedError: the plan is not possible, nobody approved it, or another run changes the environment; nothing was
+            changed.
         RollbackFailedError: it failed. Before its last effect everything is put back; after it the state is DIVERGED.
+        LostLockError: another run took over; this one did nothing more.
     """
     stages = stages or RollbackStages()
-    started = datetime.now(UTC)
     steps = StepLog()
-    plan = steps.run("Plan", stages.plan_rollback, connections, request)
-    approved_by = steps.run("Consent", stages.ask_consent, connections, plan, request)
-    if not request.yes:  # a person took their time; what they consented to has to hold still
-        plan = _same(plan, steps.run("Plan Again", stages.plan_rollback, connections, request))
-    progress = _Progress(plan, approved_by)
+    consented: tuple[RollbackPlan, str] | None = None
+    if not request.yes:
+        shown = steps.run("Plan", stages.plan_rollback, connections, request)
+        consented = (shown, steps.run("Consent", stages.ask_consent, connections, shown, request))
+    with changing(connections, "rollback", reason=request.reason, triggered_by=request.triggered_by) as change:
+        if consented is None:
+            plan = steps.run("Plan", stages.plan_rollback, change.connections, request)
+            approved_by = steps.run("Consent", stages.ask_consent, change.connections, plan, request)
+        else:
+            again = steps.run("Plan Again", stages.plan_rollback, change.connections, request)
+            plan, approved_by = _same(consented[0], again), consented[1]
+        return _rollback(change, request, plan, approved_by, steps, stages)
+
+
+def recover_rollback(change: Change, stages: RollbackStages) -> RollbackReport:
+    """Finish a rollback whose process has died once anything was swapped or switched; else leave all as it was.
+
+    Going on loses less than going back: what was written to the restored database since would be lost with it.
+
+    Raises:
+        ServiceError: what it takes is not at hand; it can be tried again.
+    """
+    connections, journal = change.connections, change.journal
+    facts = RollbackFacts.model_validate(journal.entries[0].detail)
+    active = connections.host.release(facts.from_release_id)
+    target = connections.host.release(facts.to_release_id) if facts.to_release_id else None
+    backup = connections.store.manifest(facts.backup_id) if facts.backup_id else None
+    tests = smoke_tests(connections, (target or active).git_sha)
+    plan = RollbackPlan(facts.scope, active, target, tests, backup, facts.data_loss)
+    progress = _Progress(facts, plan, StepLog(), journal)
+    swapped = progress.began(Effect.SWAP) and stages.has_swapped(connections)
+    if not (swapped or journal.has_passed or progress.began(Effect.ROLL_BACK_APPLICATION)):
+        state = _probed(connections, stages, progress)
+        error = StageError("the run died before anything was changed")
+        return _conclude(connections, stages, progress, state, error)
+    progress.findings.append("the run died; another one finished it")
+    progress.kept = name_to_keep(connections) if swapped else None
+    if not journal.has_passed:
+        _switch(connections, stages, progress)
+        journal.write(EntryKind.PASSED)
+    state, failed = _verified(connections, stages, progress)
+    return _conclude(connections, stages, progress, state, failed)
+
+
+def _rollback(
+    change: Change,
+    request: RollbackRequest,
+    plan: RollbackPlan,
+    approved_by: str,
+    steps: StepLog,
+    stages: RollbackStages,
+) -> RollbackReport:
+    connections, journal = change.connections, change.journal
+    facts = RollbackFacts(
+        started=datetime.now(UTC),
+        scope=plan.scope,
+        backup_id=plan.backup.backup_id if plan.backup else None,
+        data_loss=plan.data_loss,
+        from_release_id=plan.active.release_id,
+        to_release_id=plan.target.release_id if plan.target else None,
+        approved_by=approved_by,
+        reason=request.reason,
+        triggered_by=request.triggered_by,
+    )
+    journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
+    progress = _Progress(facts, plan, steps, journal)
     error: BaseException | None = None
     state = FinalState.DIVERGED
     try:
-        _roll_back(connections, stages, progress, steps)
-        checks = steps.run("Rollback Verification", stages.verify_rollback, connections, plan)
-        state = _judge(progress, checks)
-        if state is FinalState.DIVERGED:
-            raise StageError("verification failed: " + "; ".join(progress.findings))
+        _roll_back(connections, stages, progress)
+        state, error = _verified(connections, stages, progress)
+    except LostLockError:
+        raise
     except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
         error = failure
-        if not progress.applied:
-            state = _undo(connections, stages, progress, steps, failure)
-    report = _report(connections, request, progress, steps, started, state, error)
-    report = _publish(connections, stages, report)
+        if not journal.has_passed:
+            state = _undo(connections, stages, progress, failure)
+    report = _conclude(connections, stages, progress, state, error)
     if error is None:
         return report
     if isinstance(error, Exception):
@@ -129,46 +218,85 @@ def _same(consented: RollbackPlan, now: RollbackPlan) -> RollbackPlan:
     return now
 
 
-def _roll_back(connections: Connections, stages: RollbackStages, progress: _Progress, steps: StepLog) -> None:
-    plan = progress.plan
+def _roll_back(connections: Connections, stages: RollbackStages, progress: _Progress) -> None:
+    plan, run, journal = progress.plan, progress.steps.run, progress.journal
+    restored = None
     if plan.backup is not None:
-        progress.restored = steps.run(
-            "Database: Restore Beside", stages.restore_beside, connections, plan.backup.backup_id, purpose="restored"
-        )
+        with journal.effect(Effect.COPY, backupId=plan.backup.backup_id):
+            restored = run(
+                "Database: Restore Beside",
+                stages.restore_beside,
+                connections,
+                plan.backup.backup_id,
+                purpose="restored",
+            )
+        progress.restored = restored
     if plan.target is not None:
-        warm = steps.run("Application: Warm", stages.warm_release, connections, plan.target.release_id)
+        warm = run("Application: Warm", stages.warm_release, connections, plan.target.release_id)
         if plan.scope is RollbackScope.APP_ONLY:
             # The only proof that the old application can use the schema as it is now.
-            steps.run("Application: Smoke Tests in Private", stages.smoke_release, connections, warm, plan.smoke_tests)
-    if progress.restored is not None:
-        progress.swapping = True
-        progress.swapped = steps.run("Database: Swap", stages.swap_in, connections, progress.restored)
+            run("Application: Smoke Tests in Private", stages.smoke_release, connections, warm, plan.smoke_tests)
+    if restored is not None:
+        with journal.effect(Effect.SWAP, restored=restored.name):
+            progress.kept = run("Database: Swap", stages.swap_in, connections, restored).kept
+    _switch(connections, stages, progress)
+    journal.write(EntryKind.PASSED)
+
+
+def _switch(connections: Connections, stages: RollbackStages, progress: _Progress) -> None:
+    plan = progress.plan
     if plan.target is not None:
-        progress.switching = True
-        steps.run("Application: Roll Back", stages.roll_back_release, connections, plan.target)
-    progress.applied = True
+        with progress.journal.effect(
+            Effect.ROLL_BACK_APPLICATION, releaseId=plan.target.release_id, previous=plan.active.release_id
+        ):
+            progress.steps.run("Application: Roll Back", stages.roll_back_release, connections, plan.target)
 
 
-def _undo(
-    connections: Connections, stages: RollbackStages, progress: _Progress, steps: StepLog, failure: BaseException
-) -> FinalState:
+def _verified(
+    connections: Connections, stages: RollbackStages, progress: _Progress
+) -> tuple[FinalState, StageError | None]:
+    """Hold the environment, so that nobody deploys the bad release again, and verify what runs."""
+    facts = progress.facts
+    bad = progress.plan.active.version if progress.plan.target else None
+    hold = Hold(reason=facts.reason, by=facts.triggered_by, since=datetime.now(UTC), run=progress.journal.run)
+    with progress.journal.effect(Effect.HOLD):
+        hold_of(connections).place(hold.model_copy(update={"bad_version": bad}))
+    checks = progress.steps.run("Rollback Verification", stages.verify_rollback, connections, progress.plan)
+    state = _judge(progress, checks)
+    if state is FinalState.DIVERGED:
+        return state, StageError("verification failed: " + "; ".join(progress.findings))
+    return state, None
+
+
+def _undo(connections: Connections, stages: RollbackStages, progress: _Progress, failure: BaseException) -> FinalState:
     """Put everything back, in reverse order, and return the state that probes find."""
+    run, plan, restored = progress.steps.run, progress.plan, progress.restored
     try:
-        if progress.switching:
-            steps.run("Undo: Application", stages.roll_back_release, connections, progress.plan.active)
-        if progress.swapped is not None:
-            steps.run("Undo: Swap", stages.undo_swap, connections, progress.swapped)
+        if progress.began(Effect.ROLL_BACK_APPLICATION):
+            run("Undo: Application", stages.roll_back_release, connections, plan.active)
         # Only a StageError says that the names did not change; after anything else the swap may have happened.
-        elif progress.swapping and not isinstance(failure, StageError):
-            raise StageError("the swap was interrupted; compare the databases before anything else is done")
-        progress.swapped = None
-        if progress.restored is not None:
-            steps.run("Undo: Drop Restored", stages.drop_restored, connections, progress.restored)
+        unknown = progress.kept is None and not isinstance(failure, StageError)
+        if restored is not None and progress.began(Effect.SWAP):
+            if unknown and stages.has_swapped(connections):
+                progress.kept = name_to_keep(connections)
+            if progress.kept is not None:
+                run("Undo: Swap", stages.undo_swap, connections, Swap(progress.kept, restored))
+                progress.kept = None
+        if restored is not None:
+            run("Undo: Drop Restored", stages.drop_restored, connections, restored)
+        for intent in reversed(progress.journal.open_intents()):
+            progress.journal.undone(intent)
     except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, a person has to look
         progress.findings.append(f"undo failed: {str(error) or type(error).__name__}")
         return FinalState.DIVERGED
+    return _probed(connections, stages, progress)
+
+
+def _probed(connections: Connections, stages: RollbackStages, progress: _Progress) -> FinalState:
+    """Probe whether all is as it was; probes that could not run leave the state unverified, never unreported."""
     try:
-        return _judge(progress, steps.run("Final State", stages.probe_state, connections, progress.plan.active.git_sha))
+        active = progress.plan.active.git_sha
+        return _judge(progress, progress.steps.run("Final State", stages.probe_state, connections, active))
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is written all the same
         progress.findings.append(f"the state could not be probed: {error}")
         return FinalState.UNVERIFIED
@@ -179,29 +307,35 @@ def _judge(progress: _Progress, checks: tuple[Check, ...]) -> FinalState:
     return health.state_of(checks)
 
 
-def _report(
+def _conclude(
     connections: Connections,
-    request: RollbackRequest,
+    stages: RollbackStages,
     progress: _Progress,
-    steps: StepLog,
-    started: datetime,
     state: FinalState,
     error: BaseException | None,
 ) -> RollbackReport:
-    plan = progress.plan
+    report = _publish(connections, stages, _report(connections, progress, state, error))
+    progress.journal.end(state)
+    return report
+
+
+def _report(
+    connections: Connections, progress: _Progress, state: FinalState, error: BaseException | None
+) -> RollbackReport:
+    facts, plan, steps = progress.facts, progress.plan, progress.steps
     return RollbackReport(
         environment=connections.settings.name,
-        timestamp=started,
+        timestamp=facts.started,
         scope=plan.scope,
-        backup_id=plan.backup.backup_id if plan.backup else None,
-        reason=request.reason,
-        triggered_by=request.triggered_by,
-        approved_by=progress.approved_by,
+        backup_id=facts.backup_id,
+        reason=facts.reason,
+        triggered_by=facts.triggered_by,
+        approved_by=facts.approved_by,
         from_git_sha=plan.active.git_sha if plan.target else None,
         to_git_sha=plan.target.git_sha if plan.target else None,
         to_version=plan.target.version if plan.target else None,
         data_loss=plan.data_loss,
-        kept_database=progress.swapped.kept if progress.swapped else None,
+        kept_database=progress.kept,
         duration=steps.duration_s,
         success=error is None,
         state=state,

@@ -77,7 +77,7 @@ def create_backup(connections: Connections, *, reason: str, triggered_by: str) -
     backup_id = new_backup_id(now)
     _check_clock(connections, now)
     active = connections.host.active()
-    store.reserve(backup_id, triggered_by=triggered_by, at=now)
+    store.reserve(backup_id, triggered_by=triggered_by, at=now, run=database.stamp)
     point: RestorePoint | None = None
     try:
         point = _restore_point(connections, backup_id)

@@ -141,6 +141,18 @@ def plan_migrations(
     )
 
 
+def recorded_plan(
+    connections: Connections, git_sha: str, pending: Sequence[str], *, has_release: bool
+) -> MigrationPlan:
+    """Return the plan that a run had for a commit, by the names it wrote down, whatever the history says by now."""
+    found = _discovery(connections, git_sha).migrations
+    wanted = [item for item in found if item.name in pending]
+    pre, post = halves(wanted, has_release=has_release)
+    scripts = _scripts(connections, git_sha, found, set(pending))
+    steps, post_steps = tuple(plan_steps(pre, scripts)), tuple(plan_steps(post, scripts))
+    return MigrationPlan(git_sha, found, (), steps, post_steps, scripts)
+
+
 def migration_status(connections: Connections, git_sha: str) -> list[MigrationStatus]:
     """Return every migration of a commit and of the live database's history, in order; those without a file last.
 

@@ -197,6 +197,11 @@ def quote_loss(connections: Connections, backup_id: str) -> tuple[TableLoss, ...
     return tuple(losses)
 
 
+def name_to_keep(connections: Connections) -> str:
+    """Return the name under which a swap keeps the database that it replaces."""
+    return connections.database.beside("before_rollback")
+
+
 def swap_in(connections: Connections, restored: RestoredDatabase) -> Swap:
     """Put a restored database in the live one's place; the live one is kept, closed, under a name with the time.
 
@@ -204,7 +209,7 @@ def swap_in(connections: Connections, restored: RestoredDatabase) -> Swap:
         StageError: the names did not change; the live database takes connections as before.
     """
     carry_properties(connections.database, restored.name)
-    kept = connections.database.beside("before_rollback")
+    kept = name_to_keep(connections)
     swap(connections.database, restored.name, kept)
     _log.info("%s took the place of %s, which is kept as %s", restored.name, connections.database.name, kept)
     return Swap(kept, restored)

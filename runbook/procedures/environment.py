@@ -1,0 +1,58 @@
+"""Opening an environment's lock by force, and releasing an environment that is held; both are written down.
+
+Source: runbook, "Rollback Procedures" (nobody deploys the bad commit again before its cause is mended).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from runbook.clients.environment_hold import Hold
+from runbook.clients.environment_lock import LockState
+from runbook.clients.journals import Journal
+from runbook.connections import Connections
+from runbook.errors import InvalidInputError
+from runbook.journal import EntryKind
+from runbook.procedures.changing import changing, hold_of, lock_of
+from runbook.rules.identifiers import time_stamp
+
+
+def force_unlock(connections: Connections, *, reason: str, by: str) -> LockState:
+    """Open the lock whoever holds it, and return who did. That run finds out before its next effect, and stops.
+
+    What it leaves is finished or taken back by the next run, or by `runbook recover`.
+
+    Raises:
+        InvalidInputError: no reason is given.
+        RefusedError: nobody holds the lock.
+    """
+    _require_reason(reason)
+    lock = lock_of(connections)
+    state = lock.force(by=by, reason=reason)
+    name = connections.settings.name
+    run = f"unlock_{time_stamp(datetime.now(UTC))}"
+    journal = Journal(connections.store.objects, name, run, token=state.token + 1, require=lambda: None)
+    journal.write(EntryKind.BEGUN, detail={"reason": reason, "triggeredBy": by, "takenFrom": state.owner.run})
+    journal.end("unlocked")
+    return state
+
+
+def release_hold(connections: Connections, *, reason: str, by: str) -> Hold:
+    """Let a held environment be deployed to again, and return the hold that was.
+
+    Raises:
+        InvalidInputError: no reason is given.
+        RefusedError: it is not held, or another run changes it.
+    """
+    _require_reason(reason)
+    with changing(connections, "release", reason=reason, triggered_by=by) as change:
+        hold = hold_of(connections).release()
+        detail = {"reason": reason, "triggeredBy": by, "heldFor": hold.reason, "heldBy": hold.run}
+        change.journal.write(EntryKind.BEGUN, detail={**detail})
+        change.journal.end("released")
+    return hold
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise InvalidInputError("reason", reason, "why, in words", "It is recorded, for those who come after you.")
