@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from deployments import database_commands, migration_commands
+from deployments import database_commands, environment_commands, migration_commands
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
@@ -95,27 +95,7 @@ def deploy_rollback(
     run_deployment("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
 
 
-@cli.command("deploy:status")
-@_environment
-def deploy_status(environment: str) -> None:
-    """Show which release has the traffic and how the last runs ended."""
-    from runbook.reports import DeployReport
-
-    connections = connect(environment)
-    active = connections.host.active()
-    if active is None:
-        click.echo(f"{environment}: no release has the traffic")
-    else:
-        click.echo(f"{environment}: {active.version} ({active.git_sha[:12]}) at {connections.host.public_url}")
-    for report in list(connections.store.history())[-10:]:
-        what = f"deploy {report.version}" if isinstance(report, DeployReport) else f"rollback {report.scope}"
-        how = "ok" if report.success else "failed"
-        click.echo(
-            f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"
-        )
-
-
-for _command in (*database_commands.COMMANDS, *migration_commands.COMMANDS):
+for _command in (*database_commands.COMMANDS, *environment_commands.COMMANDS, *migration_commands.COMMANDS):
     cli.add_command(_command)
 
 

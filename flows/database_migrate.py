@@ -8,7 +8,7 @@ from blocks.environment import load_environment
 from runbook.procedures import database_migrate as procedure
 from runbook.reports import MigrateReport
 from runbook.rules.migration_names import Phase
-from tasks import backup, health, migration, notification, record, restore
+from tasks import backup, health, migration, notification, record, recovery, restore
 
 STAGES = procedure.MigrateStages(
     plan_database=migration.plan_database,
@@ -60,4 +60,5 @@ def database_migrate(
         git_ref, reason, triggered_by or record.triggered_by_run(), dry_run=dry_run, migration=migration, phase=phase
     )
     connections = load_environment(environment).connect().with_identity(identity_file)
+    recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.database_migrate(connections, request, STAGES)

@@ -7,7 +7,7 @@ from prefect import flow
 from blocks.environment import load_environment
 from runbook.procedures import deploy as procedure
 from runbook.reports import DeployReport
-from tasks import application, backup, checklist, health, migration, notification, record, restore, test_suite
+from tasks import application, backup, checklist, health, migration, notification, record, recovery, restore, test_suite
 
 STAGES = procedure.DeployStages(
     # Stage 1: Pre-Deployment Validation
@@ -55,4 +55,6 @@ def deploy(environment: str, git_ref: str, reason: str = "scheduled release", tr
         triggered_by: who or what asked; the name of this run when left empty.
     """
     request = procedure.DeployRequest(git_ref, reason, triggered_by or record.triggered_by_run())
-    return procedure.deploy(load_environment(environment).connect(), request, STAGES)
+    connections = load_environment(environment).connect()
+    recovery.recover(connections, triggered_by=request.triggered_by)
+    return procedure.deploy(connections, request, STAGES)

@@ -8,7 +8,7 @@ from blocks.environment import load_environment
 from runbook.procedures import rollback as procedure
 from runbook.reports import RollbackReport, RollbackScope
 from runbook.stages.rollback import RollbackRequest
-from tasks import application, health, notification, record, restore
+from tasks import application, health, notification, record, recovery, restore
 from tasks import rollback as tasks
 
 STAGES = procedure.RollbackStages(
@@ -54,4 +54,5 @@ def rollback(
     """
     request = RollbackRequest(scope, backup_id, latest, reason, yes, triggered_by or record.triggered_by_run())
     connections = load_environment(environment).connect().with_identity(identity_file)
+    recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.rollback(connections, request, STAGES)

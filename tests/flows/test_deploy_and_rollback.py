@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployments.demo.facts import Facts, look, served_version
+from tests.flows.test_backups import runbook
 
 if TYPE_CHECKING:
     from conftest import Platform
@@ -131,7 +132,9 @@ def test_the_checklist_answers_without_changing_anything(released: Platform, inl
     assert whole(released) == before
 
 
-def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_words(released: Platform) -> None:
+def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_words(
+    released: Platform, inline: Callable[..., str]
+) -> None:
     deployed = released.run("deploy/local", git_ref="v2", triggered_by="tests")
     assert deployed.exit_code == 0, deployed.output
     for typed, state, served in (("prod", "FAILED", "v2"), ("local", "COMPLETED", "v1")):
@@ -148,6 +151,11 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
         assert served_version(released.host.public_url) == served
     newest = max((released.local.root / "logs").glob("rollback_*.json"))
     assert json.loads(newest.read_text())["approvedBy"] == "Ada"
+    assert "after v2 was taken back: a test" in runbook(released, "deploy:status").stdout
+    assert "is held since" in inline("deploy", environment="local", git_ref="v2")
+    assert runbook(released, "deploy:release", "--reason=mended").returncode == 0
+    assert "held: no" in runbook(released, "deploy:status").stdout
+    assert "nothing to recover" in runbook(released, "recover").stdout
 
 
 def test_tests_of_a_commit_run_once_and_backups_every_time(released: Platform) -> None:

@@ -22,7 +22,7 @@ from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.settings import Settings
 from runbook.stages.record import record_rollback
-from runbook.stages.restore import RestoredDatabase, Swap
+from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
 from tests.runbook.manifests import manifest
 
@@ -126,9 +126,13 @@ class Stages:
     def smoke_release(self, _: Connections, warm: Release, smoke_tests: tuple[SmokeTest, ...]) -> None:
         self.world.act("smoke tests")
 
-    def swap_in(self, _: Connections, restored: RestoredDatabase) -> Swap:
-        self.world.act("swap", lambda: self.world.rename(("shop", "shop_kept"), (restored.name, "shop")))
-        return Swap("shop_kept", restored)
+    def swap_in(self, connections: Connections, restored: RestoredDatabase) -> Swap:
+        kept = name_to_keep(connections)
+        self.world.act("swap", lambda: self.world.rename(("shop", kept), (restored.name, "shop")))
+        return Swap(kept, restored)
+
+    def has_swapped(self, connections: Connections) -> bool:
+        return name_to_keep(connections) in self.world.databases
 
     def undo_swap(self, _: Connections, swapped: Swap) -> None:
         self.world.act("undo swap", lambda: self.world.rename(("shop", swapped.restored.name), (swapped.kept, "shop")))
@@ -201,9 +205,9 @@ def rolling(tmp_path: Path) -> RollingBack:
 @pytest.mark.parametrize(
     ("scope", "served", "databases"),
     [
-        pytest.param(FULL, OLD, {"shop": SAVED, "shop_kept": LIVE}, id="full"),
-        pytest.param(APP_ONLY, OLD, {"shop": LIVE}, id="app-only"),
-        pytest.param(DB_ONLY, BAD, {"shop": SAVED, "shop_kept": LIVE}, id="db-only"),
+        pytest.param(FULL, OLD, {"live": SAVED, "kept": LIVE}, id="full"),
+        pytest.param(APP_ONLY, OLD, {"live": LIVE}, id="app-only"),
+        pytest.param(DB_ONLY, BAD, {"live": SAVED, "kept": LIVE}, id="db-only"),
     ],
 )
 def test_a_rollback_takes_back_what_its_scope_says_and_no_more(
@@ -211,11 +215,13 @@ def test_a_rollback_takes_back_what_its_scope_says_and_no_more(
 ) -> None:
     report, raised = rolling.run(scope)
     assert raised is None
-    assert (rolling.world.served, rolling.world.databases) == (served, databases)
+    names = {"live": "shop", "kept": report.kept_database}
+    assert rolling.world.served == served
+    assert rolling.world.databases == {names[which]: content for which, content in databases.items()}
     assert rolling.world.calls == ["plan", *EFFECTS[scope], "verification", "record", "notification"]
     assert (report.success, report.state, report.findings) == (True, FinalState.VERIFIED, ())
     assert (report.approved_by, report.reason) == ("mira (--yes)", "SEV1: outage")
-    assert report.kept_database == (None if scope is APP_ONLY else "shop_kept")
+    assert (report.kept_database is None) is (scope is APP_ONLY)
     assert report.backup_id == (None if scope is APP_ONLY else BACKUP)
     assert (report.from_git_sha, report.to_git_sha) == ((None, None) if scope is DB_ONLY else (BAD, OLD))
     [(level, title, _)] = rolling.world.messages
@@ -252,16 +258,11 @@ def test_a_step_that_fails_puts_everything_back(
     assert "verification" not in rolling.world.calls
     assert not report.success
     assert report.kept_database is None
-    if step == "swap" and not isinstance(error, StageError):
-        # It may have happened: then the restored database is the live one, and dropping is not for a program.
-        assert report.state is FinalState.DIVERGED
-        assert any("the swap was interrupted" in finding for finding in report.findings)
-    else:
-        assert rolling.world.databases == {"shop": LIVE}
-        assert (report.state, report.findings) == (FinalState.VERIFIED, ())
+    assert rolling.world.databases == {"shop": LIVE}
+    assert (report.state, report.findings) == (FinalState.VERIFIED, ())
     if isinstance(error, Exception):
         assert isinstance(raised, RollbackFailedError)
-        assert raised.exit_code == (4 if report.state is FinalState.DIVERGED else 1)
+        assert raised.exit_code == 1
     else:
         assert raised is error
     [(level, title, _)] = rolling.world.messages
@@ -281,15 +282,15 @@ def test_a_switch_that_fails_half_way_puts_everything_back(
     assert undone == (["switch back", "undo swap", "drop"] if scope is FULL else ["switch back"])
 
 
+@pytest.mark.parametrize("error", [TransientError("no answer"), KeyboardInterrupt()], ids=["no answer", "cancelled"])
 @pytest.mark.parametrize("scope", [FULL, DB_ONLY])
-def test_a_swap_that_was_interrupted_after_it_happened_is_never_called_undone(
-    rolling: RollingBack, scope: RollbackScope
+def test_a_swap_of_which_nobody_knows_whether_it_happened_is_looked_at_and_taken_back(
+    rolling: RollingBack, scope: RollbackScope, error: BaseException
 ) -> None:
-    rolling.world.breaks_after["swap"] = KeyboardInterrupt()
-    report, raised = rolling.run(scope)
-    assert isinstance(raised, KeyboardInterrupt)
-    assert rolling.world.databases == {"shop": SAVED, "shop_kept": LIVE}
-    assert (report.success, report.state) == (False, FinalState.DIVERGED)
+    rolling.world.breaks_after["swap"] = error
+    report, _ = rolling.run(scope)
+    assert rolling.world.databases == {"shop": LIVE}
+    assert (report.success, report.state) == (False, FinalState.VERIFIED)
 
 
 def test_an_old_application_that_fails_in_private_gets_no_traffic(rolling: RollingBack) -> None:
@@ -312,7 +313,7 @@ def test_a_verification_that_fails_after_the_last_effect_is_never_a_success(
     assert (report.success, report.state) == (False, FinalState.DIVERGED)
     assert report.findings == ("GET /api/health: answered 503",)
     assert "undo swap" not in rolling.world.calls, "nothing is undone after the last effect"
-    assert report.kept_database == (None if scope is APP_ONLY else "shop_kept")
+    assert (report.kept_database is None) is (scope is APP_ONLY)
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -353,7 +354,7 @@ def test_an_undo_that_fails_leaves_the_state_diverged(
     assert "undo failed: stuck" in str(raised)
     assert "undo failed: stuck" in rolling.world.messages[0][2]
     # The report names the database that was replaced for as long as it is the replaced one.
-    assert report.kept_database == (None if undo == "drop" else "shop_kept")
+    assert (report.kept_database is None) is (undo == "drop")
 
 
 def test_an_undo_after_which_another_commit_is_served_leaves_the_state_diverged(rolling: RollingBack) -> None:

@@ -1,0 +1,85 @@
+"""The commands about an environment's lock and hold: who changes it, who may, and what a dead run left."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from deployments.runs import connect, run_here
+
+_environment = click.option("--environment", default="local", show_default=True, help="Name of the environment.")
+_reason = click.option("--reason", required=True, help="Why; it is recorded.")
+
+
+@click.command("deploy:status")
+@_environment
+def status(environment: str) -> None:
+    """Show which release has the traffic, who changes the environment, whether it is held, and how runs ended."""
+    from runbook.procedures.changing import hold_of, lock_of
+    from runbook.reports import DeployReport
+
+    connections = connect(environment)
+    active = connections.host.active()
+    if active is None:
+        click.echo(f"{environment}: no release has the traffic")
+    else:
+        click.echo(f"{environment}: {active.version} ({active.git_sha[:12]}) at {connections.host.public_url}")
+    lock = lock_of(connections)
+    state = lock.state()
+    if state is None or not state.unfinished:
+        click.echo("lock: free")
+    elif state.freed:
+        click.echo(f"lock: free, opened by {state.freed.by}: {state.freed.reason}")
+        click.echo(f"  {state.owner.run} may have left work; `runbook recover` looks")
+    else:
+        seconds = state.silent_for.total_seconds()
+        life = "it has died; `runbook recover`" if lock.is_dead(state) else f"last sign of life {seconds:.0f} s ago"
+        click.echo(f"lock: token {state.token}, {state.owner.render()}; {life}")
+    hold = hold_of(connections).current()
+    click.echo(f"held: {hold.render()}" if hold else "held: no")
+    for report in list(connections.store.history())[-10:]:
+        what = f"deploy {report.version}" if isinstance(report, DeployReport) else f"rollback {report.scope}"
+        how = "ok" if report.success else "failed"
+        click.echo(
+            f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"
+        )
+
+
+@click.command("deploy:unlock")
+@_environment
+@_reason
+def unlock(environment: str, reason: str) -> None:
+    """Open the lock by force. Whoever holds it stops before its next effect; what it left is for `recover`."""
+    from runbook.procedures.environment import force_unlock
+
+    state = force_unlock(connect(environment), reason=reason, by=getpass.getuser())
+    click.echo(f"{environment} is unlocked; it was held by {state.owner.render()}")
+
+
+@click.command("deploy:release")
+@_environment
+@_reason
+def release(environment: str, reason: str) -> None:
+    """Let an environment be deployed to again that a rollback holds."""
+    from runbook.procedures.environment import release_hold
+
+    hold = release_hold(connect(environment), reason=reason, by=getpass.getuser())
+    click.echo(f"{environment} is released; it was held {hold.render()}")
+
+
+@click.command("recover")
+@_environment
+def recover(environment: str) -> None:
+    """Finish or take back what runs left that were killed."""
+    reports = run_here("recover", environment=environment, triggered_by=getpass.getuser())
+    if not reports:
+        click.echo(f"{environment}: there is nothing to recover")
+    for report in reports:
+        what = "finished" if report.success else "taken back"
+        click.echo(f"{report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what}, {report.state}  {report.reason}")
+        for finding in (*report.findings, *([report.error] if report.error else [])):
+            click.echo(f"  {finding}")
+
+
+COMMANDS = (status, unlock, release, recover)

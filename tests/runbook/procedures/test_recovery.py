@@ -1,0 +1,188 @@
+"""Runs that are killed at a step of their journal, on a real Postgres: what is left is finished or taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runbook.clients.backup_store import BackupStore
+from runbook.clients.fingerprint import fingerprint
+from runbook.clients.folder_store import FolderStore
+from runbook.clients.git import Repository
+from runbook.clients.postgres import Database
+from runbook.connections import Connections
+from runbook.errors import RefusedError
+from runbook.procedures.changing import changing, hold_of, lock_of
+from runbook.procedures.environment import force_unlock, release_hold
+from runbook.procedures.recovery import recover
+from runbook.reports import FinalState, RollbackReport
+from runbook.settings import Settings
+from runbook.stages.backup import create_backup, verify_backup
+from tests.fakes.application_host import MemoryHost
+from tests.runbook.helpers import commit, execute, query
+
+PROJECT = Path(__file__).parents[3]
+CHILD = """
+import json, os, sys
+from tests.runbook.procedures.test_recovery import child
+child(json.loads(os.environ["CHILD"]))
+"""
+
+
+def child(given: dict[str, str]) -> None:
+    """What the process does that is killed: roll back the database, or migrate it."""
+    from runbook.procedures.database_migrate import MigrateRequest, database_migrate
+    from runbook.procedures.rollback import rollback
+    from runbook.reports import RollbackScope
+    from runbook.stages.rollback import RollbackRequest
+
+    settings = Settings.model_validate_json(given["settings"])
+    repository = Repository(Path(settings.repository))
+    host = host_of(repository)
+    store = BackupStore(FolderStore(Path(settings.records)))
+    connections = Connections(settings, repository, Database(given["url"]), host, store, ())
+    if given["procedure"] == "rollback":
+        rollback(connections, RollbackRequest(RollbackScope.DB_ONLY, None, True, "a test", True, "tests"))
+    else:
+        database_migrate(connections, MigrateRequest("main", "a test", "tests"))
+
+
+def host_of(repository: Repository) -> MemoryHost:
+    host = MemoryHost()
+    host.promote(host.stage(repository.resolve("v1"), "v1").release_id)
+    return host
+
+
+def run_until(connections: Connections, procedure: str, entries: int) -> None:
+    """Run a procedure in a process of its own and kill it once its journal has so many entries."""
+    given = {
+        "procedure": procedure,
+        "url": connections.database.url,
+        "settings": connections.settings.model_dump_json(),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD],
+        env=os.environ | {"CHILD": json.dumps(given)},
+        cwd=PROJECT,
+        start_new_session=True,
+    )
+    folder = Path(connections.settings.records) / "journal" / "test"
+    deadline = time.monotonic() + 60
+    try:
+        while process.poll() is None and len(list(folder.glob(f"{procedure}_*/0*.json"))) < entries:
+            assert time.monotonic() < deadline, "the journal never came so far"
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+@pytest.fixture
+def shop(connections: Connections, repository: Repository) -> Connections:
+    """A database with orders, a verified backup of it, and 50 orders since."""
+    commit(repository.path, {"smoke.toml": '[[request]]\nname = "home"\npath = "/"\n'})
+    subprocess.run(["git", "tag", "v1"], cwd=repository.path, check=True)
+    execute(
+        connections.database.url,
+        "CREATE TABLE orders (id int PRIMARY KEY)",
+        "INSERT INTO orders SELECT generate_series(1, 1000)",
+    )
+    made = create_backup(connections, reason="a test", triggered_by="tests")
+    verify_backup(connections, made.backup_id)
+    execute(connections.database.url, "INSERT INTO orders SELECT generate_series(1001, 1050)")
+    return replace(connections, host=host_of(repository))
+
+
+def orders(connections: Connections) -> int:
+    [(count,)] = query(connections.database.url, "SELECT count(*) FROM orders")
+    return int(str(count))
+
+
+def all_is_at_rest(connections: Connections, beside: list[str]) -> None:
+    assert lock_of(connections).holder() is None, "the lock is free"
+    assert recover(connections, triggered_by="tests") == (), "recovering again finds nothing"
+    others = [name for name in beside if "_before_rollback_" not in name]
+    assert others == [], "no database of the dead run is left"
+    backups = Path(connections.settings.records) / "database" / "backups"
+    assert {path.name for path in backups.iterdir() if path.is_dir()} == {
+        path.name.removesuffix(".meta.json") for path in backups.glob("*.meta.json")
+    }, "no half backup"
+
+
+# 1 begun, 2 copy, 3 done, 4 swap, 5 done, 6 passed, 7 hold, 8 done, 9 ended
+@pytest.mark.parametrize("entries", [2, 3, 4, 5, 7])
+def test_a_rollback_of_the_database_that_is_killed(
+    shop: Connections, beside: Callable[[], list[str]], entries: int
+) -> None:
+    run_until(shop, "rollback", entries)
+    [report] = recover(shop, triggered_by="tests")
+    assert isinstance(report, RollbackReport)
+    kept = [name for name in beside() if "_before_rollback_" in name]
+    assert orders(shop) == (1000 if kept else 1050), "the old state or the new one"
+    assert bool(kept) is (entries > 4), "what was swapped is finished, all else taken back"
+    assert report.kept_database == (kept[0] if kept else None)
+    assert (hold_of(shop).current() is not None) is bool(kept)
+    assert report.state is FinalState.DIVERGED, "nothing answers at the address of this host"
+    all_is_at_rest(shop, beside())
+
+
+# 1 begun, 2 backup, 3 done, 4 copy, 5 done, 6 migrate, 7 done, 8 passed, 9 ended
+@pytest.mark.parametrize("entries", [2, 4, 6, 7])
+def test_a_migration_that_is_killed(
+    shop: Connections, repository: Repository, beside: Callable[[], list[str]], entries: int
+) -> None:
+    commit(
+        repository.path,
+        {
+            "migrations/0001_parcels.sql": "CREATE TABLE parcels (id int);\nSELECT pg_sleep(0.2);\n",
+            "migrations/0001_parcels_ROLLBACK.sql": "DROP TABLE parcels;\n",
+        },
+    )
+    before = fingerprint(shop.database, "schema_migrations").schema_sha256
+    run_until(shop, "migrate", entries)
+    [report] = recover(shop, triggered_by="tests")
+    there = query(shop.database.url, "SELECT to_regclass('parcels') IS NOT NULL") == [(True,)]
+    assert there is report.success, report
+    if not report.success:
+        assert fingerprint(shop.database, "schema_migrations").schema_sha256 == before
+    assert orders(shop) == 1050
+    all_is_at_rest(shop, beside())
+
+
+def test_the_next_run_is_refused_until_what_a_dead_one_left_is_recovered(shop: Connections) -> None:
+    run_until(shop, "rollback", 2)
+    with (
+        pytest.raises(RefusedError, match=r"rollback_\S+ ended in the middle; first `runbook recover"),
+        changing(shop, "deploy", reason="v2", triggered_by="tests"),
+    ):
+        pass
+    assert len(recover(shop, triggered_by="tests")) == 1, "which run it was is not forgotten"
+
+
+def test_a_run_whose_lock_is_forced_open_stops_and_is_taken_back(shop: Connections) -> None:
+    with changing(shop, "deploy", reason="v2", triggered_by="tests") as change:
+        assert force_unlock(shop, reason="it hangs", by="ada").owner.run == change.held.owner.run
+        with pytest.raises(Exception, match="was lost while deploy ran"):
+            change.held.require()
+    journals = sorted(path.name for path in (Path(shop.settings.records) / "journal" / "test").iterdir())
+    assert [name.split("_")[0] for name in journals] == ["unlock"]
+
+
+def test_after_a_rollback_nothing_is_deployed_until_somebody_releases_the_environment(shop: Connections) -> None:
+    run_until(shop, "rollback", 8)
+    recover(shop, triggered_by="tests")
+    with pytest.raises(RefusedError, match="is held since"):
+        hold_of(shop).require_none()
+    assert release_hold(shop, reason="mended in v7", by="ada").reason == "a test"
+    hold_of(shop).require_none()
+    [written] = (Path(shop.settings.records) / "journal" / "test").glob("release_*/0001.json")
+    assert json.loads(written.read_text())["detail"]["reason"] == "mended in v7"
