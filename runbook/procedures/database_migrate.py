@@ -91,9 +91,9 @@ def database_migrate(
         LostLockError: another run took over; this one did nothing more.
     """
     stages = stages or MigrateStages()
-    if not request.dry_run:
-        hold_of(connections).require_none()
     with changing(connections, "migrate", reason=request.reason, triggered_by=request.triggered_by) as change:
+        if not request.dry_run:
+            hold_of(connections).require_none()
         return _database_migrate(change, request, stages)
 
 

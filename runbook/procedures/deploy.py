@@ -137,8 +137,8 @@ def deploy(connections: Connections, request: DeployRequest, stages: DeployStage
         LostLockError: another run took over; this one did nothing more.
     """
     stages = stages or DeployStages()
-    hold_of(connections).require_none()
     with changing(connections, "deploy", reason=request.reason, triggered_by=request.triggered_by) as change:
+        hold_of(connections).require_none()
         return _deploy(change, request, stages)
 
 
@@ -155,6 +155,9 @@ def recover_deploy(change: Change, stages: DeployStages) -> DeployReport:
     plan = ReleasePlan(facts.git_ref, facts.git_sha, facts.version, facts.previous_git_sha, migrations, ())
     progress = _Progress(facts, plan, previous, Migrating(migrations, StepLog(), journal))
     recall(connections, progress.migrating)
+    for entry in journal.open_intents():
+        if entry.effect is Effect.PROMOTE:
+            progress.release = connections.host.release(str(entry.detail["releaseId"]))
     if not journal.has_passed:
         return _failed(connections, stages, progress, StageError("the run died; another one took it back"))
     progress.findings.append("the run died after the release had passed; another one finished it")
