@@ -157,7 +157,8 @@ class Database:
             variables["LD_PRELOAD"] = programs.preload
         # A database's own time zone would be in the text of its constants, and so make equal schemas differ.
         fixed = {"LC_ALL": "C", "PGTZ": "UTC", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
-        fixed["PGAPPNAME"] = self.application
+        if self.stamp:
+            fixed["PGAPPNAME"] = self.application
         return variables | fixed | {"PGDATABASE": database or self.name}
 
     def url_of(self, name: str) -> str:

@@ -112,10 +112,9 @@ def all_is_at_rest(connections: Connections, beside: list[str]) -> None:
     assert recover(connections, triggered_by="tests") == (), "recovering again finds nothing"
     others = [name for name in beside if "_before_rollback_" not in name]
     assert others == [], "no database of the dead run is left"
-    backups = Path(connections.settings.records) / "database" / "backups"
-    assert {path.name for path in backups.iterdir() if path.is_dir()} == {
-        path.name.removesuffix(".meta.json") for path in backups.glob("*.meta.json")
-    }, "no half backup"
+    keys = [found.key for found in connections.store.objects.objects("database/backups/backup_")]
+    published = {manifest.backup_id for manifest in connections.store.manifests()}
+    assert {key.split("/")[2].removesuffix(".meta.json") for key in keys} == published, "no half backup"
 
 
 # 1 begun, 2 copy, 3 done, 4 swap, 5 done, 6 passed, 7 hold, 8 done, 9 ended
