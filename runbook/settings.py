@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,7 @@ class MigrationSettings(_Section):
     restore_on_failure: bool = Field(
         default=False,
         description="Let a failed migration that no down script undoes be undone by restoring the backup made just "
-        "before it. Rows written since that backup are then lost; their number is reported.",
+        "before it; what was written since is replayed, as `rollback.replay` says.",
     )
 
 
@@ -179,6 +180,43 @@ class LockSettings(_Section):
     )
 
 
+class ReplayMethod(StrEnum):
+    """How the writes after a backup get into the database restored from it.
+
+    AUTO: as SLOT where the server allows it, otherwise as DIFFERENCE. SLOT: from a replication slot made with the
+    backup. DIFFERENCE: by comparing. NONE: they are lost.
+    """
+
+    AUTO = "auto"
+    SLOT = "slot"
+    DIFFERENCE = "difference"
+    NONE = "none"
+
+
+class RollbackSettings(_Section):
+    """How a rollback of the database keeps what was written since the backup."""
+
+    replay: ReplayMethod = Field(
+        default=ReplayMethod.AUTO, description="`none` loses what was written since the backup; it is quoted."
+    )
+    watch_s: float = Field(
+        default=600, ge=0, le=3600, description="Seconds the error rate is watched after a rollback."
+    )
+    prepare: bool = Field(
+        default=False,
+        description="Keep the backup of a deploy restored, so that a rollback has only to catch up and swap. It takes "
+        "as much room as the database.",
+    )
+    keep_h: float = Field(
+        default=24, gt=0, description="Hours after a deploy until what is kept ready for its rollback is given up."
+    )
+    maximum_wal_gb: float = Field(
+        default=10,
+        gt=0,
+        description="Gigabytes of WAL the server may keep for captured writes; then they are given up.",
+    )
+
+
 class Settings(_Section):
     """The settings of one environment.
 
@@ -208,6 +246,7 @@ class Settings(_Section):
     migrations: MigrationSettings = MigrationSettings()
     watch: WatchSettings = WatchSettings()
     lock: LockSettings = LockSettings()
+    rollback: RollbackSettings = RollbackSettings()
 
 
 def load_settings(path: Path) -> Settings:

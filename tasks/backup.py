@@ -6,7 +6,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from runbook.connections import Connections
 from runbook.manifest import BackupManifest, VerificationLevel
-from runbook.stages import backup
+from runbook.stages import backup, preparation
 from runbook.stages.restore import RestoredDatabase
 from tasks.progress import progress_artifacts
 from tasks.retries import stage_task
@@ -15,10 +15,10 @@ _CATALOGUE_ROWS = 200
 
 
 @stage_task("Stage 3: Database Backup", retries=3)
-def create_backup(connections: Connections, *, reason: str, triggered_by: str) -> BackupManifest:
+def create_backup(connections: Connections, *, reason: str, triggered_by: str, capture: bool = False) -> BackupManifest:
     """See `runbook.stages.backup.create_backup`. Safe to repeat: a failed attempt leaves nothing."""
     with progress_artifacts(f"backup of {connections.settings.name}"):
-        return backup.create_backup(connections, reason=reason, triggered_by=triggered_by)
+        return backup.create_backup(connections, reason=reason, triggered_by=triggered_by, capture=capture)
 
 
 @stage_task("Stage 3: Backup Verification", retries=2)
@@ -41,6 +41,7 @@ def prove_by_copy(connections: Connections, backup_id: str) -> RestoredDatabase:
     return copy
 
 
+prepare_rollback = stage_task("Stage 3: Prepared Rollback")(preparation.prepare_rollback)
 copy_backup = stage_task("Stage 3: Second Copy", retries=3)(backup.copy_backup)
 
 

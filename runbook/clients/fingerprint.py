@@ -81,6 +81,8 @@ _PIECE_BYTES = 8 << 20
 _COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
 # What differs between two dumps of one schema: versions and dates, and a random key.
 _RANDOM_LINE = re.compile(r"-- Dumped |\\(?:un)?restrict ")
+# What captures the writes comes and goes with a deploy.
+_OWN_LINE = re.compile(r".*\brunbook_backup_\d{8}_\d{6}|--$")
 # PostgreSQL writes some expressions differently once they have been dumped and restored: `x IN ('a', 'b')` of a
 # varchar casts its elements instead of the array, nested ANDs lose their parentheses, and the minus of `- 1` becomes
 # part of the constant.
@@ -105,8 +107,12 @@ class _Table:
 
 
 @contextmanager
-def exported_snapshot(database: Database, name: str | None = None) -> Generator[Snapshot]:
+def exported_snapshot(
+    database: Database, name: str | None = None, *, adopted: str | None = None
+) -> Generator[Snapshot]:
     """Hold a snapshot of a database open; yield its session and the id by which other sessions adopt it.
+
+    It is a new one, or the one `adopted`, which another session has exported.
 
     Raises:
         RejectedError: the server is older than PostgreSQL 14.
@@ -114,6 +120,8 @@ def exported_snapshot(database: Database, name: str | None = None) -> Generator[
     Source: PostgreSQL manual, "Snapshot Synchronization Functions".
     """
     with _reading(database, name) as connection:
+        if adopted is not None:
+            _adopt(connection, adopted)
         row = connection.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None  # noqa: S101 - a function call without FROM returns one row
         yield Snapshot(connection, str(row[0]))
@@ -328,7 +336,11 @@ def _schema_sha256(database: Database, name: str | None, holder: psycopg.Connect
     except StageError:
         holder.execute("SELECT 1")  # when the session that holds the snapshot has ended, that is the error to be seen
         raise
-    lines = [_normal(line) for line in text.split("\n") if line.strip() and not _RANDOM_LINE.match(line)]
+    lines = [
+        _normal(line)
+        for line in text.split("\n")
+        if line.strip() and not _RANDOM_LINE.match(line) and not _OWN_LINE.match(line)
+    ]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 

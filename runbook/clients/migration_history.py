@@ -24,7 +24,7 @@ from runbook.settings import MigrationSettings
 
 _log = logging.getLogger(__name__)
 
-# The table as it is in use today; adopted where it exists. The last column is ours.
+# The table as it is in use today; adopted where it exists. The last two columns are ours.
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS {} (
     migration_name text PRIMARY KEY,
@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS {} (
     status text NOT NULL DEFAULT 'completed',
     error_message text,
     rollback_performed boolean NOT NULL DEFAULT false,
-    normalised_checksum text
+    normalised_checksum text,
+    transactions text
 )
 """
 _PROGRESS = """
@@ -42,9 +43,11 @@ CREATE TABLE IF NOT EXISTS {} (
     migration_name text PRIMARY KEY,
     statements_done integer NOT NULL DEFAULT 0,
     statements_begun integer,
-    done_sha256 text NOT NULL DEFAULT ''
+    done_sha256 text NOT NULL DEFAULT '',
+    transactions text NOT NULL DEFAULT ''
 )
 """
+_OURS = ("normalised_checksum", "transactions")
 _COLUMNS = """
 SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
 FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
@@ -213,6 +216,19 @@ class MigrationHistory:
         ours = ("public", self.settings.history_table)
         return {f"{schema}.{name}": _OTHER_TOOLS[name] for schema, name in rows if (schema, name) != ours}
 
+    def transactions(self, connection: psycopg.Connection, known: Collection[str]) -> frozenset[int]:
+        """Return the numbers of the transactions in which migrations ran, those of the migrations in `known` left out.
+
+        What wrote to the database in them was no application.
+        """
+        if "transactions" not in self._columns(connection):
+            return frozenset()
+        rows = connection.execute(
+            sql.SQL("SELECT migration_name, transactions FROM {} WHERE transactions IS NOT NULL").format(self._table)
+        ).fetchall()
+        later = [str(numbers) for name, numbers in rows if history_name(str(name)) not in known]
+        return frozenset(int(number) for numbers in later for number in numbers.split())
+
     def state(self) -> State:
         """Return what is invalid or unchecked in the schema now."""
         with self.database.connect() as connection:
@@ -276,7 +292,14 @@ class MigrationHistory:
         return _RESET + timeouts + checks.as_string() + START_SQL
 
     def record_sql(
-        self, migration: str, text: str, *, columns: Collection[str], listed: Collection[str], later: Sequence[str]
+        self,
+        migration: str,
+        text: str,
+        *,
+        columns: Collection[str],
+        listed: Collection[str],
+        later: Sequence[str],
+        has_progress: bool = False,
     ) -> str:
         r"""Return SQL, in one line and ended by `\;`, that writes down a migration as applied.
 
@@ -286,6 +309,7 @@ class MigrationHistory:
             columns: the columns of the history table.
             listed: names that have a row already, for example of a failure.
             later: names of migrations still to come; that the file wrote a row of one of them is an error.
+            has_progress: whether it committed unit by unit, and its earlier transactions are in its progress.
         """
         values: dict[str, sql.Composable] = {
             "migration_name": sql.Literal(migration),
@@ -298,6 +322,7 @@ class MigrationHistory:
             "status": sql.Literal("completed"),
             "rollback_performed": sql.SQL("false"),
             "normalised_checksum": sql.Literal(normalised_checksum(text)),
+            "transactions": self._transactions(migration if has_progress else None),
         }
         insert = self._insert(values, columns).as_string() + "\\; "
         if self.settings.history_table in text:
@@ -334,7 +359,10 @@ class MigrationHistory:
 
     def done_sql(self, migration: str, count: int, sha256: str) -> str:
         """Return SQL that writes down: the statements up to `count` are done. It has to run in a transaction."""
-        change = sql.SQL("statements_done = {}, statements_begun = NULL, done_sha256 = {}").format(count, sha256)
+        change = sql.SQL(
+            "statements_done = {}, statements_begun = NULL, done_sha256 = {},"
+            " transactions = transactions || pg_catalog.pg_current_xact_id()::text || ' '"
+        ).format(count, sha256)
         return self._update_progress(migration, change)
 
     def record_failure(self, migration: str, text: str, error: str, *, rolled_back: bool) -> None:
@@ -408,15 +436,17 @@ class MigrationHistory:
         return [bool(row[0]) for row in rows]
 
     def withdraw(self, *, existed: bool) -> None:
-        """Take back what adopting the table changed, when nothing uses it: the table, or our column in it."""
+        """Take back what adopting the table changed, when nothing uses it: the table, or our columns in it."""
         with self.database.connect() as connection:
             if not existed:
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table))
                 return
-            if "normalised_checksum" in self._columns(connection):
-                used = sql.SQL("SELECT count(normalised_checksum) FROM {}").format(self._table)
+            for name in [ours for ours in _OURS if ours in self._columns(connection)]:
+                used = sql.SQL("SELECT count({}) FROM {}").format(sql.Identifier(name), self._table)
                 if connection.execute(used).fetchone() == (0,):
-                    connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN normalised_checksum").format(self._table))
+                    connection.execute(
+                        sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(self._table, sql.Identifier(name))
+                    )
 
     @property
     def lock_timeout(self) -> str:
@@ -463,14 +493,26 @@ class MigrationHistory:
 
     def _adopt(self, connection: psycopg.Connection) -> None:
         connection.execute(sql.SQL(_HISTORY).format(self._table))
-        if "normalised_checksum" in self._columns(connection):
-            return
-        try:
-            connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN normalised_checksum text").format(self._table))
-        except psycopg.errors.InsufficientPrivilege:
-            _log.info(
-                "%s keeps no normalised checksums: only its owner can add the column", self.settings.history_table
-            )
+        if missing := [name for name in _OURS if name not in self._columns(connection)]:
+            added = sql.SQL(", ").join(sql.SQL("ADD COLUMN {} text").format(sql.Identifier(name)) for name in missing)
+            try:
+                connection.execute(sql.SQL("ALTER TABLE {} {}").format(self._table, added))
+            except psycopg.errors.InsufficientPrivilege:
+                _log.info(
+                    "%s keeps no %s: only its owner can add columns", self.settings.history_table, " and ".join(missing)
+                )
+
+    def _transactions(self, migration: str | None) -> sql.Composable:
+        """Return SQL for the numbers of the transactions that a migration ran in, separated by spaces.
+
+        A replay of the application's writes leaves these out.
+        """
+        own = sql.SQL("pg_catalog.pg_current_xact_id()::text")
+        if migration is None:
+            return own
+        return sql.SQL("(SELECT transactions FROM {} WHERE migration_name = {}) || {}").format(
+            self._progress, sql.Literal(migration), own
+        )
 
     def _insert(self, values: dict[str, sql.Composable], columns: Collection[str]) -> sql.Composed:
         wanted = {name: value for name, value in values.items() if name in columns}

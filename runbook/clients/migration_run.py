@@ -117,7 +117,7 @@ def run_alone(
         *([] if measure is None else [Piece(measure(script.path, -1), script.path)]),
         Piece(rendered.text, script.path, rendered.lines),
         Piece(
-            _record(history, script, history.columns(), {row.name for row in history.rows()}, later)
+            _record(history, script, history.columns(), {row.name for row in history.rows()}, later, has_progress=True)
             + history.forget_progress_sql(name),
             script.path,
         ),
@@ -170,10 +170,18 @@ def _file(script: Script, measure: Measure | None) -> list[Piece]:
 
 
 def _record(
-    history: MigrationHistory, script: Script, columns: Collection[str], listed: Collection[str], later: Sequence[str]
+    history: MigrationHistory,
+    script: Script,
+    columns: Collection[str],
+    listed: Collection[str],
+    later: Sequence[str],
+    *,
+    has_progress: bool = False,
 ) -> str:
     if script.forward:
-        return history.record_sql(script.migration, script.text, columns=columns, listed=listed, later=later)
+        return history.record_sql(
+            script.migration, script.text, columns=columns, listed=listed, later=later, has_progress=has_progress
+        )
     return history.forget_sql(script.migration)
 
 

@@ -99,15 +99,21 @@ class Database:
         return f"{self.short(self.name)}_{purpose}_{self.stamp or time_stamp(datetime.now(UTC))}"[:63]
 
     @contextmanager
-    def connect(self, database: str | None = None) -> Generator[psycopg.Connection]:
+    def connect(self, database: str | None = None, **parameters: str) -> Generator[psycopg.Connection]:
         """Open a connection in autocommit mode to the application's database, or to another one on the server.
+
+        Args:
+            database: name of the other one.
+            parameters: more of the connection's parameters, for example `replication="database"`.
 
         Raises:
             TransientError: the server does not answer, ended the session, or a lock was not to be had.
             RejectedError: the server refused a statement.
         """
         name = database or self.name
-        conninfo = make_conninfo(self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8")
+        conninfo = make_conninfo(
+            self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8", **parameters
+        )
         try:
             opened = psycopg.connect(conninfo, autocommit=True, application_name=self.application)
         except psycopg.OperationalError as error:

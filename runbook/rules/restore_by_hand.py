@@ -9,6 +9,7 @@ from runbook.manifest import DumpFormat
 DUMP_FOLDER = "dump"
 DUMP_FILE = "dump.pgc"
 GLOBALS = "globals.sql"
+LAYOUT = "layout.json"
 ZST = ".zst"
 AGE = ".age"
 _JOBS = 4

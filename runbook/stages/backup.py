@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,9 +24,19 @@ from runbook.clients.database_facts import globals_sql, read_facts, sequence_val
 from runbook.clients.dump import dump_files, dump_stream, is_compressible
 from runbook.clients.fingerprint import exported_snapshot, fingerprint
 from runbook.clients.restore_points import point_name
+from runbook.clients.table_layout import read_layout
 from runbook.clients.work_folder import work_folder
+from runbook.clients.write_capture import capturing, end_capture
 from runbook.connections import Connections
-from runbook.errors import DamagedBackupError, RefusedError, RejectedError, RunbookError, StageError, TransientError
+from runbook.errors import (
+    DamagedBackupError,
+    RefusedError,
+    RejectedError,
+    RunbookError,
+    ServiceError,
+    StageError,
+    TransientError,
+)
 from runbook.manifest import (
     BackupManifest,
     DatabaseFacts,
@@ -41,7 +51,8 @@ from runbook.manifest import (
 )
 from runbook.progress import report
 from runbook.rules.identifiers import backup_taken_at, new_backup_id
-from runbook.rules.restore_by_hand import DUMP_FILE, DUMP_FOLDER, GLOBALS, ZST, restore_by_hand
+from runbook.rules.restore_by_hand import DUMP_FILE, DUMP_FOLDER, GLOBALS, LAYOUT, ZST, restore_by_hand
+from runbook.settings import ReplayMethod
 from runbook.stages.restore import RestoredDatabase, restore_and_compare, restore_beside, restored_in_words
 
 _log = logging.getLogger(__name__)
@@ -58,11 +69,18 @@ class _Contents:
     facts: DatabaseFacts
 
 
-def create_backup(connections: Connections, *, reason: str, triggered_by: str) -> BackupManifest:
+def create_backup(connections: Connections, *, reason: str, triggered_by: str, capture: bool = False) -> BackupManifest:
     """Dump the database and fingerprint it in the same snapshot, then publish both.
 
     A dump that fails, or is interrupted, leaves nothing in the store. Never safe to take from a cache: an hour-old
     backup is another backup.
+
+    Args:
+        connections: the environment.
+        reason: why it is made.
+        triggered_by: who or what asked.
+        capture: capture the writes from this very moment on, so that a rollback can replay them; where the server
+            does not allow that they are found by comparing.
 
     Raises:
         RefusedError: this machine's clock is behind the newest backup.
@@ -81,7 +99,7 @@ def create_backup(connections: Connections, *, reason: str, triggered_by: str) -
     point: RestorePoint | None = None
     try:
         point = _restore_point(connections, backup_id)
-        contents = _dump(connections, backup_id)
+        contents = _dump(connections, backup_id, capture=capture)
         manifest = BackupManifest(
             backup_id=backup_id,
             environment=settings.name,
@@ -261,6 +279,7 @@ def _restore_point(connections: Connections, backup_id: str) -> RestorePoint | N
 def _clean_up(connections: Connections, backup_id: str, point: RestorePoint | None) -> None:
     """Remove what a failed backup left; what cannot be removed now is swept later, and hides no error."""
     try:
+        end_capture(connections.database, backup_id)
         connections.store.discard(backup_id)
         if point is not None and connections.restore_points is not None:
             connections.restore_points.remove(point)
@@ -268,7 +287,20 @@ def _clean_up(connections: Connections, backup_id: str, point: RestorePoint | No
         _log.warning("%s was not finished, and not all of it could be removed: %s", backup_id, error)
 
 
-def _dump(connections: Connections, backup_id: str) -> _Contents:
+@contextmanager
+def _capturing(connections: Connections, backup_id: str, *, wanted: bool) -> Generator[str | None]:
+    """Begin to capture writes where that is possible; give the snapshot that the dump then has to be made of."""
+    with ExitStack() as stack:
+        snapshot_id = None
+        if wanted and connections.settings.rollback.replay in (ReplayMethod.AUTO, ReplayMethod.SLOT):
+            try:
+                snapshot_id = stack.enter_context(capturing(connections.database, backup_id))
+            except (RefusedError, ServiceError) as error:
+                _log.warning("%s; a rollback will find them by comparing, which takes longer", error)
+        yield snapshot_id
+
+
+def _dump(connections: Connections, backup_id: str, *, capture: bool) -> _Contents:
     database, settings = connections.database, connections.settings
     failed = threading.Event()
 
@@ -276,10 +308,15 @@ def _dump(connections: Connections, backup_id: str) -> _Contents:
         if failed.is_set():
             raise RunbookError("the dump failed meanwhile")
 
-    with exported_snapshot(database) as snapshot, ThreadPoolExecutor(max_workers=1) as beside:
+    with (
+        _capturing(connections, backup_id, wanted=capture) as captured,
+        exported_snapshot(database, adopted=captured) as snapshot,
+        ThreadPoolExecutor(max_workers=1) as beside,
+    ):
         connection, snapshot_id = snapshot
         facts = read_facts(connection, database.server_version())
         globals_script = globals_sql(connection)
+        layout = read_layout(connection)
         history = settings.migrations.history_table
         found = beside.submit(fingerprint, database, history, snapshot=snapshot, progress=go_on)
         try:
@@ -290,8 +327,9 @@ def _dump(connections: Connections, backup_id: str) -> _Contents:
         fingerprinted = found.result()
     with database.connect() as connection:
         after = sequence_values(connection)
-    script = io.BytesIO(globals_script.encode())
-    files[stored_name(GLOBALS, settings.backup.recipients)] = _put(connections, backup_id, GLOBALS, script)
+    for name, text in ((GLOBALS, globals_script), (f"{LAYOUT}{ZST}", layout.model_dump_json())):
+        stored = _put(connections, backup_id, name, io.BytesIO(text.encode()))
+        files[stored_name(name, settings.backup.recipients)] = stored
     sequences = {
         name: SequenceRange(before=known.before, after=after.get(name)) for name, known in facts.sequences.items()
     }
