@@ -11,7 +11,7 @@ from runbook.clients.channels import Channel
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.clients.restore_points import RestorePoints
-from runbook.settings import Settings
+from runbook.settings import ReplayMethod, Settings
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Connections:
             return self
         backup = self.settings.backup.model_copy(update={"identity_file": identity_file})
         return replace(self, settings=self.settings.model_copy(update={"backup": backup}))
+
+    def discarding_writes(self) -> Connections:
+        """Return these connections with settings by which a restore loses what was written since the backup."""
+        rollback = self.settings.rollback.model_copy(update={"replay": ReplayMethod.NONE})
+        return replace(self, settings=self.settings.model_copy(update={"rollback": rollback}))
 
     @property
     def work_directory(self) -> Path:

@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from runbook.manifest import VerificationLevel
 from runbook.rules.migration_names import Phase
+from runbook.settings import ReplayMethod
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -181,11 +182,52 @@ class DeployReport(_Report):
 
 
 class TableLoss(_Report):
-    """Rows of one table whose content the restore changes: now, and afterwards."""
+    """What the application wrote to one table since a backup, in rows: what a restore loses unless it is replayed.
+
+    `rows_now` and `rows_restored` are all rows of the table, now and in the backup. Exact by primary key with
+    `is_exact`, otherwise an estimate. `cannot_replay` says why a replay would leave the table out, if so.
+    """
 
     table: str
     rows_now: int
     rows_restored: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    is_exact: bool = False
+    cannot_replay: str = ""
+
+    def render(self) -> str:
+        """Return it in words, in one line."""
+        written = f"{self.inserted} inserted, {self.updated} updated, {self.deleted} deleted"
+        return (
+            f"{self.table}: {written}{'' if self.is_exact else ' (estimate)'}; {self.rows_now} rows now, "
+            f"{self.rows_restored} in the backup"
+        )
+
+
+class TableReplay(_Report):
+    """Rows of one table that were written since the backup and replayed; `quarantined` of them did not fit."""
+
+    table: str
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+
+
+class Replay(_Report):
+    """How what was written since the backup came into the restored database.
+
+    `quarantine_file` holds the rows that did not fit. `left_behind` are tables without a key that a migration had
+    changed: they are as they were in the backup.
+    """
+
+    method: ReplayMethod
+    tables: tuple[TableReplay, ...]
+    quarantined: int = 0
+    quarantine_file: str | None = None
+    left_behind: tuple[str, ...] = ()
 
 
 class RollbackReport(_Report):
@@ -203,6 +245,7 @@ class RollbackReport(_Report):
     to_version: str | None = None
     data_loss: tuple[TableLoss, ...] = ()
     kept_database: str | None = None
+    replay: Replay | None = None
     duration: float
     success: bool
     state: FinalState

@@ -5,6 +5,9 @@ Source: PostgreSQL manual, "ALTER DATABASE"; renaming is transactional, but only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import psycopg
 from psycopg import sql
 
@@ -18,7 +21,8 @@ SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datct
 FROM pg_database d WHERE datname = %s
 """
 _TERMINATE = """
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname IN (%s, %s) AND pid <> pg_backend_pid()
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname IN (%s, %s) AND pid <> pg_backend_pid() AND pid <> ALL (%s::int[])
 """
 _RENAME_ATTEMPTS = 2
 _SWAPPED = "SELECT bool_or(datname = %(old)s) AND NOT bool_or(datname = %(fresh)s) FROM pg_database"
@@ -72,6 +76,37 @@ def carry_properties(database: Database, name: str) -> None:
             connection.execute(statement)
 
 
+def clone(database: Database, source: str, name: str) -> None:
+    """Copy a database that nobody is connected to; the copy is closed to sessions.
+
+    Raises:
+        RejectedError: somebody is connected, there is no room, or the role may not do this.
+    """
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        files = sql.SQL(" STRATEGY file_copy" if connection.info.server_version >= 150000 else "")
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}{}").format(sql.Identifier(name), sql.Identifier(source), files)
+        )
+        _allow_connections(connection, name, allowed=False)
+
+
+def rename_copy(database: Database, name: str, to: str, *, is_open: bool) -> None:
+    """Rename a database beside the live one, and open it to sessions, or close it."""
+    with database.connect(MAINTENANCE_DATABASE) as connection, connection.transaction():
+        _rename(connection, name, to)
+        _allow_connections(connection, to, allowed=is_open)
+
+
+def databases_beside(database: Database, name: str) -> dict[str, int]:
+    """Return the databases that were made beside the database `name`, and their sizes in bytes."""
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        rows = connection.execute(
+            "SELECT datname, pg_database_size(oid) FROM pg_database WHERE starts_with(datname, %s) ORDER BY 1",
+            [f"{database.short(name)}_"],
+        ).fetchall()
+    return {str(found): int(size) for found, size in rows}
+
+
 def exists(database: Database, name: str) -> bool:
     """Return whether the server has a database of this name."""
     with database.connect(MAINTENANCE_DATABASE) as connection:
@@ -80,8 +115,10 @@ def exists(database: Database, name: str) -> bool:
 
 def reopen(database: Database) -> None:
     """Let the live database take connections, as it does unless a swap was killed in the middle."""
+    closed = "SELECT FROM pg_database WHERE datname = %s AND NOT datallowconn"
     with database.connect(MAINTENANCE_DATABASE) as connection:
-        _allow_connections(connection, database.name, allowed=True)
+        if connection.execute(closed, [database.name]).fetchone() is not None:
+            _allow_connections(connection, database.name, allowed=True)
 
 
 def end_sessions_of_run(database: Database) -> int:
@@ -107,11 +144,30 @@ def copies_of_run(database: Database) -> list[str]:
     return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
 
-def swap(database: Database, fresh: str, old: str) -> None:
+class LastWrites(Protocol):
+    """What is to be done between the last write to the live database and the swap, by sessions opened beforehand."""
+
+    @property
+    def sessions(self) -> Sequence[int]:
+        """Process ids of those sessions."""
+        ...
+
+    def carry(self) -> None:
+        """Bring the last writes into the fresh database, and end the sessions."""
+        ...
+
+
+def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = None) -> None:
     """Put `fresh` in the live database's place and keep the live one, closed to new sessions, as `old`.
 
     New sessions are fenced off first; without that a busy application makes the rename fail. Either both names
     change or none.
+
+    Args:
+        database: the live one.
+        fresh: name of what takes its place.
+        old: the name that the live one gets.
+        last: what comes between fence and swap.
 
     Raises:
         StageError: the rename did not happen; the live database takes connections again.
@@ -120,6 +176,9 @@ def swap(database: Database, fresh: str, old: str) -> None:
     try:
         with database.connect(MAINTENANCE_DATABASE) as connection:
             _allow_connections(connection, live, allowed=False)
+            if last is not None:
+                connection.execute(_TERMINATE, [live, fresh, list(last.sessions)]).fetchall()
+                last.carry()
             for attempt in range(1, _RENAME_ATTEMPTS + 1):
                 try:
                     _exchange(connection, fresh, live, old)
@@ -140,13 +199,8 @@ def swap(database: Database, fresh: str, old: str) -> None:
         raise
 
 
-def swap_back(database: Database, old: str, fresh: str) -> None:
-    """Undo `swap`: the database kept as `old` becomes the live one again, the other is kept as `fresh`."""
-    swap(database, old, fresh)
-
-
 def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> None:
-    connection.execute(_TERMINATE, [live, fresh]).fetchall()
+    connection.execute(_TERMINATE, [live, fresh, []]).fetchall()
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', '5s', true)")
         _rename(connection, live, old)

@@ -45,6 +45,13 @@ class WatchResult:
     metrics: RequestMetrics
 
 
+_OUTCOMES = {
+    Verdict.HEALTHY: Outcome.PASSED,
+    Verdict.INCONCLUSIVE: Outcome.COULD_NOT_RUN,
+    Verdict.DEGRADED: Outcome.FAILED,
+}
+
+
 def check_health(connections: Connections, base_url: str, git_sha: str) -> list[Check]:
     """Ask each health endpoint of a URL; the first one's release header has to name `git_sha`."""
     checks: list[Check] = []
@@ -108,20 +115,7 @@ def watch_release(connections: Connections, plan: ReleasePlan, release: Release,
 
     Source: runbook, "What to Monitor (First 30 Minutes)" and "When to Rollback".
     """
-    watch = connections.settings.watch
-    harmless = tuple(test for test in plan.smoke_tests if test.method == "GET")
-    deadline = time.monotonic() + watch.duration_s
-    while True:
-        run_smoke_tests(connections.host.public_url, harmless)
-        try:
-            metrics, problem = connections.host.metrics(release.release_id, since=promoted_at), ""
-        except ServiceError as error:
-            metrics, problem = RequestMetrics(0, 0, 0, 0, 0), f"the requests could not be counted: {error}"
-        result = _judge(metrics, watch.minimum_requests)
-        left_s = deadline - time.monotonic()
-        if result.verdict is Verdict.DEGRADED or left_s <= 0:
-            return WatchResult(result.verdict, problem, metrics) if problem else result
-        time.sleep(min(watch.interval_s, left_s))
+    return _watch(connections, plan.smoke_tests, release, promoted_at, connections.settings.watch.duration_s)
 
 
 def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, ...]:
@@ -141,13 +135,19 @@ def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, .
 
 
 def verify_rollback(connections: Connections, plan: RollbackPlan) -> tuple[Check, ...]:
-    """Check what runs after a rollback: health endpoints, served version, schema, smoke tests.
+    """Check what runs after a rollback: health endpoints, served version, schema, smoke tests; then the error rate.
+
+    The error rate is watched for the environment's time, unless something is wrong already.
 
     Source: runbook, "Rollback Verification".
     """
-    expected = plan.target or plan.active
+    expected, since = plan.target or plan.active, datetime.now(UTC)
     smoke = run_smoke_tests(connections.host.public_url, plan.smoke_tests)
-    return (*probe_state(connections, expected.git_sha), *smoke)
+    checks = (*probe_state(connections, expected.git_sha), *smoke)
+    if any(check.outcome is Outcome.FAILED for check in checks):
+        return checks
+    watched = _watch(connections, plan.smoke_tests, expected, since, connections.settings.rollback.watch_s)
+    return (*checks, Check("error rate", _OUTCOMES[watched.verdict], watched.detail))
 
 
 def state_of(checks: tuple[Check, ...]) -> FinalState:
@@ -156,6 +156,25 @@ def state_of(checks: tuple[Check, ...]) -> FinalState:
     if Outcome.FAILED in outcomes:
         return FinalState.DIVERGED
     return FinalState.UNVERIFIED if Outcome.COULD_NOT_RUN in outcomes else FinalState.VERIFIED
+
+
+def _watch(
+    connections: Connections, smoke_tests: tuple[SmokeTest, ...], release: Release, since: datetime, duration_s: float
+) -> WatchResult:
+    watch = connections.settings.watch
+    harmless = tuple(test for test in smoke_tests if test.method == "GET")
+    deadline = time.monotonic() + duration_s
+    while True:
+        run_smoke_tests(connections.host.public_url, harmless)
+        try:
+            metrics, problem = connections.host.metrics(release.release_id, since=since), ""
+        except ServiceError as error:
+            metrics, problem = RequestMetrics(0, 0, 0, 0, 0), f"the requests could not be counted: {error}"
+        result = _judge(metrics, watch.minimum_requests)
+        left_s = deadline - time.monotonic()
+        if result.verdict is Verdict.DEGRADED or left_s <= 0:
+            return WatchResult(result.verdict, problem, metrics) if problem else result
+        time.sleep(min(watch.interval_s, left_s))
 
 
 def _judge(metrics: RequestMetrics, minimum_requests: int) -> WatchResult:

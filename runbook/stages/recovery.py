@@ -9,13 +9,13 @@ import logging
 
 from runbook.clients.database_copies import copies_of_run, drop, end_sessions_of_run, exists, reopen
 from runbook.connections import Connections
-from runbook.stages.restore import name_to_keep
+from runbook.stages.restore import UNDONE, name_to_keep
 
 _log = logging.getLogger(__name__)
 
 
 def clean_up(connections: Connections) -> None:
-    """Remove what a dead run left; nothing that is in use, and not the database that its swap replaced.
+    """Remove what a dead run left; nothing that is in use, and no database that alone holds some rows.
 
     Safe to repeat, and to be killed in the middle.
 
@@ -27,9 +27,9 @@ def clean_up(connections: Connections) -> None:
     reopen(database)
     if ended := end_sessions_of_run(database):
         _log.warning("ended %d sessions of a run that died", ended)
-    kept = name_to_keep(connections)
+    kept = (name_to_keep(connections), database.beside(UNDONE))
     for name in copies_of_run(database):
-        if name != kept:
+        if name not in kept:
             drop(database, name)
             _log.warning("dropped %s, left by a run that died", name)
     for backup_id in connections.store.discard_those_of(database.stamp):

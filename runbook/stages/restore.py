@@ -20,15 +20,16 @@ import psycopg
 
 from runbook.clients.backup_files import opened
 from runbook.clients.client_programs import ClientPrograms
-from runbook.clients.database_copies import carry_properties, create_beside, drop, swap, swap_back
+from runbook.clients.database_copies import carry_properties, create_beside, drop, swap
 from runbook.clients.database_facts import sequence_values
-from runbook.clients.encryption import Identity, read_identities
+from runbook.clients.difference_replay import last_renamed, written_since
+from runbook.clients.encryption import Identity
 from runbook.clients.fingerprint import LARGE_OBJECTS, fingerprint
 from runbook.clients.object_store import CHUNK_BYTES
 from runbook.clients.work_folder import work_folder
+from runbook.clients.write_capture import drop_publications
 from runbook.connections import Connections
 from runbook.errors import (
-    InvalidInputError,
     RefusedError,
     RejectedError,
     StageError,
@@ -44,13 +45,18 @@ from runbook.manifest import (
     VerificationState,
 )
 from runbook.progress import report
-from runbook.reports import TableLoss
+from runbook.reports import Replay
 from runbook.rules.restore_by_hand import AGE, DUMP_FILE, DUMP_FOLDER, ZST
 from runbook.rules.restore_sample import choose_sample, sample_list
+from runbook.settings import ReplayMethod
+from runbook.stages.identity import require_identity
+from runbook.stages.replay import LastWrites, replay_method
 
 _log = logging.getLogger(__name__)
 # Several indexes are built at a time; that each takes several processes, too, made it slower when measured.
 _SPEED = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "max_parallel_maintenance_workers": "0"}
+UNDONE = "undone"
+"""In the name of a restored database whose swap was undone after it had been written to."""
 _DEADLOCK = "ERROR:  deadlock detected"
 _DISK_FULL = "No space left on device"
 
@@ -70,6 +76,7 @@ class Swap:
 
     kept: str
     restored: RestoredDatabase
+    replay: Replay | None = None
 
 
 def restore_beside(connections: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
@@ -162,41 +169,6 @@ def fill_database(
     return tables
 
 
-def require_identity(connections: Connections, manifest: BackupManifest) -> list[Identity]:
-    """Return the keys that decrypt a backup; none for one that is not encrypted.
-
-    Raises:
-        InvalidInputError: it is encrypted, and no file with keys is named or the file cannot be used.
-    """
-    if not manifest.recipients:
-        return []
-    file = connections.settings.backup.identity_file
-    if file is None:
-        raise InvalidInputError(
-            "identity_file",
-            None,
-            f"a file with the age secret key of one of {', '.join(manifest.recipients)}",
-            f"{manifest.backup_id} is encrypted: name the file with --identity-file, or in the settings.",
-        )
-    return read_identities(Path(file))
-
-
-def quote_loss(connections: Connections, backup_id: str) -> tuple[TableLoss, ...]:
-    """Say what a restore of a backup would change: per table the rows now and the rows restored.
-
-    Only tables whose content differs are listed; with equal row counts the rows themselves differ.
-    """
-    manifest = connections.store.manifest(backup_id)
-    now = fingerprint(connections.database, connections.settings.migrations.history_table)
-    losses: list[TableLoss] = []
-    for table in sorted(now.tables.keys() | manifest.fingerprint.tables.keys()):
-        live, then = now.tables.get(table), manifest.fingerprint.tables.get(table)
-        if live != then:
-            rows_now, rows_then = live.rows if live else 0, then.rows if then else 0
-            losses.append(TableLoss(table=table, rows_now=rows_now, rows_restored=rows_then))
-    return tuple(losses)
-
-
 def name_to_keep(connections: Connections) -> str:
     """Return the name under which a swap keeps the database that it replaces."""
     return connections.database.beside("before_rollback")
@@ -205,19 +177,54 @@ def name_to_keep(connections: Connections) -> str:
 def swap_in(connections: Connections, restored: RestoredDatabase) -> Swap:
     """Put a restored database in the live one's place; the live one is kept, closed, under a name with the time.
 
+    The last writes are replayed while nobody can write, unless the settings say that they are to be lost.
+
     Raises:
         StageError: the names did not change; the live database takes connections as before.
     """
     carry_properties(connections.database, restored.name)
     kept = name_to_keep(connections)
-    swap(connections.database, restored.name, kept)
+    method = replay_method(connections, restored.backup_id)
+    if method is ReplayMethod.NONE:
+        swap(connections.database, restored.name, kept)
+        return Swap(kept, restored)
+    with LastWrites.opened(connections, restored.backup_id, restored.name, method) as last:
+        swap(connections.database, restored.name, kept, last=last)
     _log.info("%s took the place of %s, which is kept as %s", restored.name, connections.database.name, kept)
-    return Swap(kept, restored)
+    return Swap(kept, restored, last.replay)
 
 
-def undo_swap(connections: Connections, swapped: Swap) -> None:
-    """Put the kept database back in its place; the restored one is kept under the name it had."""
-    swap_back(connections.database, swapped.kept, swapped.restored.name)
+def undo_swap(connections: Connections, swapped: Swap) -> str | None:
+    """Put the kept database back in its place; return what was written to the restored one meanwhile, if anything was.
+
+    The restored one is dropped then only when nothing was; otherwise it is kept, closed, under the name that is said.
+
+    Raises:
+        StageError: the names did not change.
+    """
+    undone = connections.database.beside(UNDONE)
+    with connections.database.connect() as live:
+        written = _WrittenSince(live)
+        swap(connections.database, swapped.kept, undone, last=written)
+    if not written.rows:
+        drop(connections.database, undone)
+        return None
+    tables = ", ".join(f"{table} {rows}" for table, rows in written.rows.items())
+    return f"rows written between the swap and its undoing are only in {undone}, which is kept: {tables}"
+
+
+class _WrittenSince:
+    """Counts the rows that were written to the live database since it was swapped in, before it is swapped out."""
+
+    def __init__(self, live: psycopg.Connection) -> None:
+        self._live = live
+        self.sessions = (live.info.backend_pid,)
+        self._swap = last_renamed(live)  # before the fence changes the database, too
+        self.rows: dict[str, int] = {}
+
+    def carry(self) -> None:
+        self.rows = written_since(self._live, self._swap)
+        self._live.close()
 
 
 def drop_restored(connections: Connections, restored: RestoredDatabase) -> None:
@@ -237,6 +244,7 @@ def _restore(
     create_beside(connections.database, name)
     try:
         tables = _filled(connections, manifest, name, level)
+        drop_publications(connections.database, name)
         _compare(connections, manifest, name, tables)
     except BaseException:
         _drop_quietly(connections, name)

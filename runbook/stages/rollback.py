@@ -24,9 +24,12 @@ from runbook.reports import (
 from runbook.rules.migration_names import Phase
 from runbook.rules.releases import ReleaseRecord, choose_target
 from runbook.rules.smoke import SmokeTest
+from runbook.settings import ReplayMethod
 from runbook.stages.checklist import smoke_tests
-from runbook.stages.migration_plan import required_migrations
-from runbook.stages.restore import quote_loss, require_identity
+from runbook.stages.identity import require_identity
+from runbook.stages.migration_plan import applied_to, required_migrations
+from runbook.stages.quote import quote_loss
+from runbook.stages.replay import replay_method
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,15 @@ class RollbackRequest:
     reason: str
     yes: bool
     triggered_by: str
+    discard_writes: bool = False
 
 
 @dataclass(frozen=True)
 class RollbackPlan:
-    """What a rollback would do. `target` is None for the database alone, `backup` for the application alone."""
+    """What a rollback would do. `target` is None for the database alone, `backup` for the application alone.
+
+    `data_loss` is what was written since the backup; it is lost only where the `method` of its replay is NONE.
+    """
 
     scope: RollbackScope
     active: Release
@@ -52,6 +59,8 @@ class RollbackPlan:
     backup: BackupManifest | None
     data_loss: tuple[TableLoss, ...]
     verdict: RollbackVerdict | None = None
+    method: ReplayMethod = ReplayMethod.NONE
+    alternatives: tuple[str, ...] = ()
 
     def render(self) -> str:
         """Return the plan in words, with what would be lost in rows."""
@@ -66,17 +75,26 @@ class RollbackPlan:
                 "beside the live one and swapped in; the last restore took "
                 f"{self.backup.verification.restore_s or 0:.1f} s."
             )
-            lines += [
-                f"  - {loss.table}: {loss.rows_now} rows now, {loss.rows_restored} afterwards"
-                + (", with other content" if loss.rows_now == loss.rows_restored else "")
-                for loss in self.data_loss
-            ] or ["  - no table differs from the backup now"]
-            lines.append("- All data written since that backup is lost; the replaced database is kept, closed.")
+            lines += self._writes()
         if self.verdict is not None:
             lines.append(
                 f"- When it was deployed, this was {self.verdict.legality}: {'; '.join(self.verdict.evidence)}."
             )
+        lines += [f"- Instead: {alternative}" for alternative in self.alternatives]
         return "\n".join(lines)
+
+    def _writes(self) -> list[str]:
+        """Say what becomes of the writes since the backup."""
+        written = [f"  - {loss.render()}" for loss in self.data_loss]
+        if not written:
+            return ["- Nothing was written since that backup; the replaced database is kept, closed."]
+        if self.method is ReplayMethod.NONE:
+            head = "- All that was written since that backup is LOST; the replaced database is kept, closed:"
+            return [head, *written]
+        how = "as it was captured" if self.method is ReplayMethod.SLOT else "as far as comparing shows it"
+        head = f"- What was written since that backup is replayed, {how}; the replaced database is kept, closed:"
+        lost = [f"  - LOST of {loss.table}: {loss.cannot_replay}" for loss in self.data_loss if loss.cannot_replay]
+        return [head, *written, *lost, "  - rows that do not fit the restored schema are put aside in a file"]
 
 
 def plan_rollback(connections: Connections, request: RollbackRequest) -> RollbackPlan:
@@ -91,6 +109,8 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
             the application, or the verdict of the active release's deploy speaks against it.
     """
     _check_options(request)
+    if request.discard_writes:
+        connections = connections.discarding_writes()
     named = connections.store.manifest(request.backup_id) if request.backup_id else None
     active = connections.host.active()
     if active is None:
@@ -106,9 +126,12 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
     if request.scope is RollbackScope.FULL:
         target = _release_of_backup(connections, backup, active)
     _check_schema_fits(connections, backup, target or active)
+    _check_changes_something(connections, request, backup)
     tests = smoke_tests(connections, (target or active).git_sha)
+    losses = quote_loss(connections, backup.backup_id)
+    method = replay_method(connections, backup.backup_id)
     return RollbackPlan(
-        request.scope, active, target, tests, backup, quote_loss(connections, backup.backup_id), verdict
+        request.scope, active, target, tests, backup, losses, verdict, method, _alternatives(request, losses)
     )
 
 
@@ -138,8 +161,41 @@ def release_history(reports: Sequence[DeployReport | RollbackReport]) -> list[Re
     ]
 
 
+def _check_changes_something(connections: Connections, request: RollbackRequest, backup: BackupManifest) -> None:
+    """Refuse to restore the database alone when replaying all writes would make it what it is now."""
+    if request.scope is not RollbackScope.DB_ONLY or request.discard_writes:
+        return
+    if applied_to(connections) == list(backup.fingerprint.migrations):
+        raise RefusedError(
+            f"no migration was applied since {backup.backup_id}: with the writes since then replayed, the database "
+            "would hold what it holds now. To go back to the rows of the backup, and lose what was written since, add "
+            "--discard-writes; `runbook deploy:rollback` without --yes shows how much that is."
+        )
+
+
+def _alternatives(request: RollbackRequest, losses: Sequence[TableLoss]) -> tuple[str, ...]:
+    """Say what the other ways would lose."""
+    rows = sum(loss.inserted + loss.updated + loss.deleted for loss in losses)
+    left = sum(loss.inserted + loss.updated + loss.deleted for loss in losses if loss.cannot_replay)
+    found: list[str] = []
+    if request.scope is RollbackScope.FULL:
+        found.append("--app-only changes no row and loses none, where the verdict allows it.")
+    if request.discard_writes:
+        found.append(f"without --discard-writes {rows - left} of these {rows} rows are replayed.")
+    elif rows:
+        found.append(f"with --discard-writes the rows are those of the backup, and {rows} written since are lost.")
+    return tuple(found)
+
+
 def _check_options(request: RollbackRequest) -> None:
     if request.scope is RollbackScope.APP_ONLY:
+        if request.discard_writes:
+            raise InvalidInputError(
+                "discard_writes",
+                True,
+                "nothing together with the scope app-only",
+                "Leave it out: the application alone is rolled back without touching a row.",
+            )
         if request.backup_id:
             raise InvalidInputError(
                 "backup_id",

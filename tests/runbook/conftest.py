@@ -15,7 +15,7 @@ from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
-from runbook.settings import MigrationSettings, Settings
+from runbook.settings import MigrationSettings, RollbackSettings, Settings
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute, git
 
@@ -62,6 +62,7 @@ def connections(database: Database, repository: Repository, tmp_path: Path) -> C
         records=str(tmp_path / "records"),
         database=database.name,
         migrations=MigrationSettings(lock_timeout_s=0.3),
+        rollback=RollbackSettings(watch_s=0),
     )
     return Connections(settings, repository, database, host, store, ())
 

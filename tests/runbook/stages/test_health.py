@@ -439,6 +439,7 @@ def rollback_plan(active: Release, target: Release | None, smoke_tests: tuple[Sm
 
 
 def test_a_rollback_is_verified_against_the_release_that_has_to_run(shop: Shop) -> None:
+    shop.host.counted = lambda: counts(100, 0)
     other = Release("r9", "c" * 40, "v9", "", ReleaseState.READY, AT, None)
     to_this = rollback_plan(other, shop.release, SMOKE)
     assert state_of(verify_rollback(shop.connections, to_this)) is FinalState.VERIFIED
@@ -448,3 +449,14 @@ def test_a_rollback_is_verified_against_the_release_that_has_to_run(shop: Shop) 
     assert state_of(verify_rollback(shop.connections, still_the_bad_one)) is FinalState.DIVERGED
     shop.application.answers["/orders"] = (500, json.dumps({"error": "no table"}))
     assert state_of(verify_rollback(shop.connections, to_this)) is FinalState.DIVERGED
+
+
+@pytest.mark.parametrize(
+    ("errors", "state"), [(0, FinalState.VERIFIED), (7, FinalState.UNVERIFIED), (11, FinalState.DIVERGED)]
+)
+def test_the_error_rate_after_a_rollback_decides_with(shop: Shop, errors: int, state: FinalState) -> None:
+    shop.host.counted = lambda: counts(100, errors)
+    checks = verify_rollback(shop.connections, rollback_plan(shop.release, None, SMOKE))
+    assert checks[-1].name == "error rate"
+    assert f"{errors} of 100 requests failed" in checks[-1].detail
+    assert state_of(checks) is state

@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from runbook.clients.embedded_postgres import EmbeddedPostgres
-from runbook.clients.fingerprint import fingerprint
 from runbook.clients.postgres import Database
+from runbook.clients.write_capture import end_capture
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError
 from runbook.manifest import Fingerprint, Verification, VerificationState
@@ -19,9 +19,9 @@ from runbook.reports import (
     RollbackReport,
     RollbackScope,
     RollbackVerdict,
-    TableLoss,
 )
 from runbook.rules.identifiers import new_backup_id
+from runbook.stages.backup import create_backup, verify_backup
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute
@@ -125,7 +125,8 @@ class Shop:
         self.connections.store.write_rollback(report)
 
     def plan(self, scope: RollbackScope, backup_id: str | None = None, *, latest: bool = False) -> RollbackPlan:
-        request = RollbackRequest(scope, backup_id, latest, "SEV1", yes=True, triggered_by="mira")
+        discard = scope is DB_ONLY  # no migration is between these backups and now
+        request = RollbackRequest(scope, backup_id, latest, "SEV1", True, "mira", discard_writes=discard)
         return plan_rollback(self.connections, request)
 
     def target(self, scope: RollbackScope = APP_ONLY, backup_id: str | None = None, *, latest: bool = False) -> str:
@@ -364,18 +365,37 @@ def test_a_target_without_smoke_tests_is_refused_in_words(shop: Shop) -> None:
 def test_the_plan_says_what_would_be_lost_in_rows(shop: Shop) -> None:
     shop.deploy("v1")
     database = shop.connections.database
-    execute(database.url, "CREATE TABLE orders (id int)", "CREATE TABLE settings (id int)")
+    execute(database.url, "CREATE TABLE orders (id int PRIMARY KEY)", "CREATE TABLE settings (id int)")
     execute(database.url, "INSERT INTO orders SELECT generate_series(1, 100)")
-    backup_id = shop.back_up(found=fingerprint(database, "schema_migrations"))
-    assert "no table differs from the backup now" in shop.plan(DB_ONLY, backup_id).render()
+    made = create_backup(shop.connections, reason="test", triggered_by="mira", capture=True)
+    backup_id = verify_backup(shop.connections, made.backup_id).backup_id
+    assert "Nothing was written since that backup" in shop.plan(DB_ONLY, backup_id).render()
     execute(database.url, "INSERT INTO orders SELECT generate_series(101, 107)")
     plan = shop.plan(DB_ONLY, backup_id)
-    assert plan.data_loss == (TableLoss(table="public.orders", rows_now=107, rows_restored=100),)
+    [loss] = plan.data_loss
+    assert (loss.inserted, loss.updated, loss.deleted, loss.is_exact) == (7, 0, 0, True)
     shown = plan.render()
-    assert "public.orders: 107 rows now, 100 afterwards" in shown
-    assert "All data written since that backup is lost" in shown
-    assert "last restore took 2.5 s" in shown
+    assert "public.orders: 7 inserted, 0 updated, 0 deleted; 107 rows now, 100 in the backup" in shown
+    assert "All that was written since that backup is LOST" in shown
+    assert "without --discard-writes 7 of these 7 rows are replayed" in shown
+    assert "the last restore took" in shown
+    end_capture(database, backup_id)
     assert "Application" not in shown
+
+
+def test_the_database_alone_is_not_restored_to_what_it_is_already(shop: Shop) -> None:
+    shop.deploy("v1")
+    request = RollbackRequest(DB_ONLY, shop.back_up(), False, "corrupt rows", True, "mira")
+    with pytest.raises(RefusedError, match=r"would hold what it holds now.*--discard-writes"):
+        plan_rollback(shop.connections, request)
+
+
+def test_discarding_writes_makes_no_sense_for_the_application_alone(shop: Shop) -> None:
+    shop.deploy("v1")
+    with pytest.raises(InvalidInputError, match="discard_writes"):
+        plan_rollback(
+            shop.connections, RollbackRequest(APP_ONLY, None, False, "slow", True, "mira", discard_writes=True)
+        )
 
 
 def test_the_plan_for_the_application_alone_promises_no_loss(shop: Shop) -> None:
