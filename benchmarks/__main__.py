@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import application_rollback, database_backup, migrations
+from benchmarks import application_rollback, database_backup, database_rollback, migrations
 
 APPLICATION_ROUNDS = 7
 DATABASE_ROUNDS = 3
@@ -17,6 +18,8 @@ def main() -> None:
     _print_application(application_rollback.measure(APPLICATION_ROUNDS))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
         _print_migrations(migrations.measure(MIGRATION_ROUNDS, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
+        _print_rollback(database_rollback.measure(Path(folder)))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
         _print_database(database_backup.measure(DATABASE_ROUNDS, Path(folder)))
 
@@ -35,6 +38,24 @@ def _print_migrations(result: migrations.Result) -> None:
     print(f"  {'psql -1 -f':<58} {result.psql_s:>8.2f} s")
     print(f"  {'locked, applied in one transaction, recorded':<58} {result.apply_s:>8.2f} s")
     print(f"Applying them takes {result.apply_s / result.psql_s:.2f} of psql alone.")
+
+
+def _print_rollback(results: Sequence[database_rollback.Result]) -> None:
+    print("\nrollback of a database that 200 writes a second go to, with the writes replayed")
+    print(
+        f"  {'size':>8} {'in place':>10} {'beside':>10} {'clients wait':>14} {'prepared':>10}"
+        f" {'clients wait':>14} {'lost':>6}"
+    )
+    for one in results:
+        print(
+            f"  {one.database_bytes / 1e6:>5.0f} MB {one.in_place_s:>8.2f} s {one.rollback_s:>8.2f} s"
+            f" {one.wait_s:>12.2f} s {one.prepared_s:>8.2f} s {one.prepared_wait_s:>12.2f} s {one.lost:>6}"
+        )
+    last = results[-1]
+    print(
+        f"At the greatest size clients wait {last.wait_s / last.in_place_s:.3f} of what a restore in place takes, which"
+        f" loses all writes since; prepared, one takes {last.prepared_s / last.rollback_s:.3f} of one that restores."
+    )
 
 
 def _print_database(result: database_backup.Result) -> None:

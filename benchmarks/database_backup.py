@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -14,17 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.databases import fill, running_server
-from runbook.clients.backup_store import BackupStore
+from benchmarks.databases import connect, fill, program, psql, running_server, shell
 from runbook.clients.database_copies import create_beside, drop
 from runbook.clients.fingerprint import exported_snapshot
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.manifest import BackupManifest
 from runbook.rules.identifiers import new_backup_id
-from runbook.settings import Settings
 from runbook.stages.backup import create_backup, store_dump
 from runbook.stages.restore import drop_restored, fill_database, restore_beside
 
@@ -50,18 +45,11 @@ class Result:
     peak_4x_kib: int
 
 
-class _NoHost:
-    """The part of an application host that a backup asks for: nothing has the traffic."""
-
-    def active(self) -> None:
-        return None
-
-
 def measure(rounds: int, folder: Path) -> Result:
     """Take turns between all ways on one database, so that all see the same machine."""
     with running_server(folder / "postgres") as server:
         database = fill(server, "shop", orders=ORDERS)
-        connections = _connect(database, folder / "records")
+        connections = connect(database, folder / "records")
         ids = _ids()
         plain, raw = folder / "plain.sql.gz", folder / "raw"
         gzip_s: list[float] = []
@@ -74,7 +62,7 @@ def measure(rounds: int, folder: Path) -> Result:
         dump_bytes = 0
         made: BackupManifest | None = None
         for number in range(rounds):
-            gzip_s.append(_timed(lambda: _shell(database, f"{_program(database, 'pg_dump')} | gzip > {plain}")))
+            gzip_s.append(_timed(lambda: shell(database, f"{program(database, 'pg_dump')} | gzip > {plain}")))
             limit_s.append(_timed(lambda: _parallel_dump(database, raw)))
             shutil.rmtree(raw)
             with exported_snapshot(database) as (_, snapshot_id):
@@ -88,7 +76,7 @@ def measure(rounds: int, folder: Path) -> Result:
             begun = time.monotonic()
             made = create_backup(connections, reason="bench", triggered_by="bench")
             backup_s.append(time.monotonic() - begun)
-            psql_s.append(_restore(database, f"theirs_{number}", lambda name: _psql(database, plain, name)))
+            psql_s.append(_restore(database, f"theirs_{number}", lambda name: psql(database, plain, name)))
             restore_s.append(_restore(database, f"ours_{number}", _filler(connections, made)))
             begun = time.monotonic()
             restored = restore_beside(connections, made.backup_id, purpose="restored")
@@ -115,17 +103,10 @@ def print_peak(records: str) -> None:
     """Make a backup of the database in `BENCH_URL` and print the greatest memory of this process, in KiB."""
     import resource
 
-    connections = _connect(Database(os.environ["BENCH_URL"]), Path(records))
+    connections = connect(Database(os.environ["BENCH_URL"]), Path(records))
     create_backup(connections, reason="bench", triggered_by="bench")
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(own + children)
-
-
-def _connect(database: Database, records: Path) -> Connections:
-    settings = Settings(name="bench", repository=str(records), records=str(records), database=database.name)
-    host = _NoHost()
-    store = BackupStore(FolderStore(records))
-    return Connections(settings, Repository(records), database, host, store, ())  # pyright: ignore[reportArgumentType]
 
 
 def _ids() -> Iterator[str]:
@@ -152,21 +133,9 @@ def _filler(connections: Connections, made: BackupManifest) -> Callable[[str], o
     return lambda name: fill_database(connections, made, name)
 
 
-def _psql(database: Database, plain: Path, name: str) -> None:
-    _shell(database, f"gunzip -c {plain} | {_program(database, 'psql')} --quiet --output=/dev/null --dbname={name}")
-
-
 def _parallel_dump(database: Database, folder: Path) -> None:
     options = ("--format=directory", "--jobs=2", "--compress=none", f"--file={folder}")
     database.run(database.programs().argv("pg_dump", *options), what="uncompressed dump")
-
-
-def _program(database: Database, name: str) -> str:
-    return shlex.quote(database.programs().argv(name)[0])
-
-
-def _shell(database: Database, command: str) -> None:
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], env=database.child_environment(), check=True)
 
 
 def _peak(database: Database) -> int:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.embedded_postgres import EmbeddedPostgres
+from runbook.clients.folder_store import FolderStore
+from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
+from runbook.connections import Connections
+from runbook.settings import Settings
 
 _SCHEMA = """
 CREATE TABLE customers (id bigint PRIMARY KEY, email text, name text, created_at timestamptz, profile jsonb);
@@ -40,6 +47,13 @@ ALTER TABLE items ADD FOREIGN KEY (order_id) REFERENCES orders;
 """
 
 
+class _NoHost:
+    """The part of an application host that a backup asks for: nothing has the traffic."""
+
+    def active(self) -> None:
+        return None
+
+
 @contextmanager
 def running_server(root: Path) -> Generator[EmbeddedPostgres]:
     """Start a server with room for measuring; it is removed afterwards."""
@@ -66,3 +80,26 @@ def fill(server: EmbeddedPostgres, name: str, *, orders: int) -> Database:
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
     return Database(server.url(name))
+
+
+def connect(database: Database, records: Path) -> Connections:
+    """Return the connections of an environment that has this database and nothing else."""
+    settings = Settings(name="bench", repository=str(records), records=str(records), database=database.name)
+    host = _NoHost()
+    store = BackupStore(FolderStore(records))
+    return Connections(settings, Repository(records), database, host, store, ())  # pyright: ignore[reportArgumentType]
+
+
+def psql(database: Database, plain: Path, name: str) -> None:
+    """Restore a dump made with `pg_dump | gzip` as the script does that is in use today."""
+    shell(database, f"gunzip -c {plain} | {program(database, 'psql')} --quiet --output=/dev/null --dbname={name}")
+
+
+def program(database: Database, name: str) -> str:
+    """Return the path of a client program that fits the server, for a shell."""
+    return shlex.quote(database.programs().argv(name)[0])
+
+
+def shell(database: Database, command: str) -> None:
+    """Run a command line whose programs find the server."""
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], env=database.child_environment(), check=True)

@@ -70,6 +70,9 @@ def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
 @click.option("--db-only", is_flag=True, help="Only the database; the application stays as it is.")
 @click.option("--latest", is_flag=True, help="Use the newest verified backup that fits.")
 @click.option("--backup-id", help="Use this backup; `runbook db:backups` lists them.")
+@click.option(
+    "--discard-writes", is_flag=True, help="Go back to the rows of the backup; what was written since is lost."
+)
 @click.option("--identity-file", help="File with the age secret key, on the worker; for encrypted backups.")
 @click.option("--yes", is_flag=True, help="Consent now, without being shown what would be lost.")
 def deploy_rollback(
@@ -79,6 +82,7 @@ def deploy_rollback(
     db_only: bool,
     latest: bool,
     backup_id: str | None,
+    discard_writes: bool,
     identity_file: str | None,
     yes: bool,
 ) -> None:
@@ -86,7 +90,8 @@ def deploy_rollback(
     if app_only and db_only:
         raise click.UsageError("--app-only and --db-only exclude each other; leave both out for a full rollback")
     scope = "app-only" if app_only else "db-only" if db_only else "full"
-    parameters = {"scope": scope, "latest": latest, "backup_id": backup_id, "reason": reason}
+    parameters: dict[str, object] = {"scope": scope, "latest": latest, "backup_id": backup_id, "reason": reason}
+    parameters["discard_writes"] = discard_writes
     if identity_file:
         parameters["identity_file"] = identity_file
     who = getpass.getuser()
@@ -122,6 +127,7 @@ def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -
         reason=str(parameters["reason"]),
         yes=False,
         triggered_by=who,
+        discard_writes=bool(parameters["discard_writes"]),
     )
     identity_file = str(parameters["identity_file"]) if "identity_file" in parameters else None
     click.echo(plan_rollback(connect(environment).with_identity(identity_file), request).render())

@@ -15,9 +15,10 @@ _reason = click.option("--reason", required=True, help="Why; it is recorded.")
 @click.command("deploy:status")
 @_environment
 def status(environment: str) -> None:
-    """Show which release has the traffic, who changes the environment, whether it is held, and how runs ended."""
+    """Show the active release, who changes the environment, what holds it, what is kept ready, and how runs ended."""
     from runbook.procedures.changing import hold_of, lock_of
     from runbook.reports import DeployReport
+    from runbook.stages.preparation import preparations
 
     connections = connect(environment)
     active = connections.host.active()
@@ -38,6 +39,8 @@ def status(environment: str) -> None:
         click.echo(f"lock: token {state.token}, {state.owner.render()}; {life}")
     hold = hold_of(connections).current()
     click.echo(f"held: {hold.render()}" if hold else "held: no")
+    for preparation in preparations(connections):
+        click.echo(f"kept ready for a rollback: {preparation.render()}")
     for report in list(connections.store.history())[-10:]:
         what = f"deploy {report.version}" if isinstance(report, DeployReport) else f"rollback {report.scope}"
         how = "ok" if report.success else "failed"
@@ -68,6 +71,16 @@ def release(environment: str, reason: str) -> None:
     click.echo(f"{environment} is released; it was held {hold.render()}")
 
 
+@click.command("deploy:confirm")
+@_environment
+def confirm(environment: str) -> None:
+    """Say that the last deploy stays: give up what is kept ready for its rollback."""
+    from runbook.procedures.environment import confirm_deploy
+
+    ended = confirm_deploy(connect(environment), by=getpass.getuser())
+    click.echo(f"{environment}: not kept ready any more: {', '.join(ended) or 'nothing was'}")
+
+
 @click.command("recover")
 @_environment
 def recover(environment: str) -> None:
@@ -82,4 +95,4 @@ def recover(environment: str) -> None:
             click.echo(f"  {finding}")
 
 
-COMMANDS = (status, unlock, release, recover)
+COMMANDS = (status, unlock, release, confirm, recover)

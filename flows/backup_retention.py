@@ -6,12 +6,14 @@ from prefect import flow
 
 from blocks.environment import load_environment
 from runbook.errors import StageError
-from tasks.retention import plan_pruning, prune_backups
+from tasks.retention import expire_preparations, plan_pruning, prune_backups
 
 
 @flow(name="backup-retention", flow_run_name="backup-retention-{environment}", retries=0)
 def backup_retention(environment: str, dry_run: bool = True) -> tuple[str, ...]:
     """Remove the backups that the retention does not keep; the last verified one always stays.
+
+    Also gives up what was kept ready for the rollback of a deploy for too long.
 
     Args:
         environment: name of a registered environment, for example `local` or `production`.
@@ -21,6 +23,7 @@ def backup_retention(environment: str, dry_run: bool = True) -> tuple[str, ...]:
     plan_pruning(connections)
     if dry_run:
         return ()
+    expire_preparations(connections)
     pruning = prune_backups(connections)
     if pruning.failed:
         raise StageError("not all could be removed: " + "; ".join(pruning.failed))

@@ -19,6 +19,7 @@ STAGES = procedure.DeployStages(
     verify_backup=backup.verify_backup,
     prove_by_copy=backup.prove_by_copy,
     copy_backup=backup.copy_backup,
+    prepare_rollback=backup.prepare_rollback,
     # Stage 4: Database Migration, with automatic rollback on failure
     rehearse_migrations=migration.rehearse_migrations,
     schema_state=migration.schema_state,
@@ -28,6 +29,7 @@ STAGES = procedure.DeployStages(
     undo_migrations=migration.undo_migrations,
     restore_beside=restore.restore_beside,
     quote_loss=restore.quote_loss,
+    replay_writes=restore.replay_writes,
     swap_in=restore.swap_in,
     # Stage 5: Application Deployment
     stage_release=application.stage_release,

@@ -18,6 +18,7 @@ STAGES = procedure.RollbackStages(
     drop_restored=restore.drop_restored,
     warm_release=application.warm_release,
     smoke_release=application.smoke_release,
+    replay_writes=restore.replay_writes,
     swap_in=restore.swap_in,
     undo_swap=restore.undo_swap,
     roll_back_release=application.roll_back_release,
@@ -35,6 +36,7 @@ def rollback(
     scope: RollbackScope = RollbackScope.FULL,
     latest: bool = False,
     backup_id: str | None = None,
+    discard_writes: bool = False,
     yes: bool = False,
     identity_file: str | None = None,
     triggered_by: str = "",
@@ -47,12 +49,14 @@ def rollback(
         scope: full (database and application), app-only or db-only.
         latest: use the newest verified backup that fits.
         backup_id: use this backup, for example backup_20250104_120000.
+        discard_writes: go back to the rows of the backup and lose what was written since; otherwise it is replayed.
         yes: consent now; otherwise the run pauses and asks a person to type the environment's name.
         identity_file: path, on the machine that runs this, of the file with the age secret key; only for encrypted
             backups, and only when the environment's settings name none.
         triggered_by: who or what asked; the name of this run when left empty.
     """
-    request = RollbackRequest(scope, backup_id, latest, reason, yes, triggered_by or record.triggered_by_run())
+    who = triggered_by or record.triggered_by_run()
+    request = RollbackRequest(scope, backup_id, latest, reason, yes, who, discard_writes)
     connections = load_environment(environment).connect().with_identity(identity_file)
     recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.rollback(connections, request, STAGES)

@@ -11,6 +11,7 @@ from runbook.connections import Connections
 from runbook.plans import render_verdict
 from runbook.reports import DeployReport, MigrateReport, RollbackReport, Step
 from runbook.stages import record
+from runbook.stages.replay import in_words
 from tasks.retries import stage_task
 
 
@@ -76,8 +77,15 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
         *_steps(report.steps),
     ]
     if report.data_loss:
-        lines += ["", "| table | rows before | rows restored |", "|---|---:|---:|"]
-        lines += [f"| {loss.table} | {loss.rows_now} | {loss.rows_restored} |" for loss in report.data_loss]
+        head = "Written since the backup" + ("" if report.replay else ", and lost")
+        lines += ["", f"## {head}", "", *(f"- {loss.render()}" for loss in report.data_loss)]
+    if report.replay:
+        lines += ["", f"## {in_words(report.replay)}", "", "| table | inserted | updated | deleted | put aside |"]
+        lines += ["|---|---:|---:|---:|---:|"]
+        lines += [
+            f"| {one.table} | {one.inserted} | {one.updated} | {one.deleted} | {one.quarantined} |"
+            for one in report.replay.tables
+        ]
     create_markdown_artifact(
         key=f"rollback-report-{report.environment}",
         markdown="\n".join(lines),

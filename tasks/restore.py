@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from runbook.stages import restore
+from runbook.stages import quote, replay, restore
 from tasks.retries import stage_task
 
 restore_beside = stage_task("Database: Restore Beside", retries=2)(restore.restore_beside)
-quote_loss = stage_task("Quote Loss", retries=2)(restore.quote_loss)
+quote_loss = stage_task("Quote Loss", retries=2)(quote.quote_loss)
+replay_writes = stage_task("Database: Replay Writes", retries=2)(replay.replay_writes)
 swap_in = stage_task("Database: Swap")(restore.swap_in)
 undo_swap = stage_task("Undo: Swap")(restore.undo_swap)
 drop_restored = stage_task("Undo: Drop Restored")(restore.drop_restored)

@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 
 from runbook.connections import Connections
 from runbook.rules.retention import Decision
-from runbook.stages import retention
+from runbook.stages import preparation, retention
 from runbook.stages.retention import Pruning
 from tasks.backup import publish_catalogue
 from tasks.retries import stage_task
@@ -28,6 +28,9 @@ def prune_backups(connections: Connections) -> Pruning:
     pruning = retention.prune_backups(connections)
     publish_catalogue(connections)
     return pruning
+
+
+expire_preparations = stage_task("Expire Preparations", retries=2)(preparation.expire_preparations)
 
 
 def _publish(connections: Connections, decisions: Sequence[Decision]) -> None:

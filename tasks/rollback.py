@@ -23,6 +23,7 @@ class RollbackConsent(RunInput):
 
     environment: str = Field(description="Type the name of the environment to consent to the plan shown.")
     approver: str = Field(description="Your name; it is recorded.", min_length=1)
+    note: str = Field(description="Why you agree, for those who read the report.", min_length=1)
 
 
 @stage_task("Plan", retries=2)
@@ -38,7 +39,7 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
 
 
 def ask_consent(connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
-    """Return who consented: whoever passed `yes`, else a person who resumes the paused run in the UI.
+    """Return who consented, and the note: whoever passed `yes`, else a person who resumes the paused run in the UI.
 
     Not a task: Prefect pauses flows, not tasks. The input has no default, so an empty answer is not accepted.
 
@@ -56,4 +57,4 @@ def ask_consent(connections: Connections, plan: RollbackPlan, request: RollbackR
         raise RefusedError(
             f"{answer.approver} typed {answer.environment!r} instead of {name!r} to {plan.scope}; nothing was changed"
         )
-    return answer.approver
+    return f"{answer.approver}: {answer.note}"

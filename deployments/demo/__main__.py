@@ -15,11 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from deployments.demo.facts import Facts, look, served_version
+from deployments.demo.facts import Facts, look, missing_orders, served_version
 from deployments.demo.repository import build_repository
 from deployments.demo.traffic import Counts, Traffic
 from deployments.local import PROJECT, LocalEnvironment
@@ -90,6 +90,10 @@ class Demo:
         """Look at application and database."""
         return look(self.url, self.local.database_url)
 
+    def missing_orders(self, references: Iterable[str]) -> list[str]:
+        """Return which acknowledged orders the database does not hold."""
+        return missing_orders(self.local.database_url, references)
+
 
 def story(demo: Demo, traffic: Traffic) -> None:
     """Release v2 to v6 and roll back in the three scopes, under traffic. v1 is released already."""
@@ -159,8 +163,8 @@ def _destroyed_data(demo: Demo, traffic: Traffic, before: Facts) -> None:
     demo.expect("the run succeeded", True, ok)
     demo.expect("served version", "v6", facts.version)
     demo.expect_that("data was destroyed", facts.rows < before.rows, f"{before.rows} rows became {facts.rows}")
-    _write_for(traffic, 2)
     traffic.mark()
+    traffic.resume_writes()
     ok = demo.run(
         "Full rollback to the backup made before v6",
         "rollback/local",
@@ -169,12 +173,14 @@ def _destroyed_data(demo: Demo, traffic: Traffic, before: Facts) -> None:
         reason="v6 destroyed data",
         yes=True,
     )
-    facts = demo.facts()
-    _tell(traffic)
+    traffic.pause_writes()
+    facts, seen = demo.facts(), _tell(traffic)
     demo.expect("the run succeeded", True, ok)
     demo.expect("served version", "v2", facts.version)
     demo.expect_schema(before, facts)
-    demo.expect_data(before, facts)
+    demo.expect_that("orders were written meanwhile", seen.writes > 0, f"{seen.writes} acknowledged")
+    demo.expect("acknowledged orders that are lost", 0, len(demo.missing_orders(traffic.acknowledged_references())))
+    demo.expect_that("destroyed rows are back", facts.rows > before.rows, f"{facts.rows} rows, {before.rows} before v6")
 
 
 def _database_only(demo: Demo, traffic: Traffic, before: Facts) -> None:
@@ -186,13 +192,14 @@ def _database_only(demo: Demo, traffic: Traffic, before: Facts) -> None:
         "rollback/local",
         scope="db-only",
         latest=True,
+        discard_writes=True,
         reason="orders were entered twice",
         yes=True,
     )
     facts = demo.facts()
     _tell(traffic)
     demo.expect("the run succeeded", True, ok)
-    demo.expect_that("rows were written since the backup", written > 0, f"{written} rows, quoted in the report")
+    demo.expect_that("rows were written since the backup", written > 0, f"{written} rows, quoted in the report as lost")
     demo.expect("served version, unchanged", "v2", facts.version)
     demo.expect_data(before, facts)
 

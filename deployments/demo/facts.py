@@ -74,3 +74,10 @@ def look(url: str, database_url: str) -> Facts:
             tables[name] = (row[0], row[1])
         applied = [str(row[0]) for row in connection.execute(_APPLIED).fetchall()]
     return Facts(served_version(url), (*columns, *indexes), tuple(applied), tables)
+
+
+def missing_orders(database_url: str, references: Iterable[str]) -> list[str]:
+    """Return which of the orders that were acknowledged the database does not hold."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        held = {str(row[0]) for row in connection.execute("SELECT reference FROM orders").fetchall()}
+    return sorted(set(references) - held)

@@ -82,15 +82,19 @@ class Journal:
             intent=intent,
             detail=detail or {},
         )
-        data = entry.model_dump_json(indent=2).encode()
         key = f"{self._folder}{entry.number:04d}.json"
         try:
-            self.objects.create(key, data)
+            self.objects.create(key, entry.model_dump_json(indent=2).encode())
         except ObjectExistsError as error:
-            if self.objects.read(key) != data:  # else it is our own, and only the answer was lost
+            there = Entry.model_validate_json(self.objects.read(key))
+            if there.token != self.token:
                 raise LostLockError(
                     f"another run has taken over {self.place}; this one does nothing any more"
                 ) from error
+            self.entries.append(there)  # our own, but the answer was lost, or we were interrupted while it came
+            if there.model_copy(update={"at": entry.at}) == entry:
+                return there
+            return self.write(kind, effect, intent, detail)
         self.entries.append(entry)
         return entry
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from runbook.clients.environment_hold import EnvironmentHold
+from runbook.clients.environment_hold import EnvironmentHold, Hold
 from runbook.clients.environment_lock import EnvironmentLock, HeldLock, Owner
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
@@ -101,3 +101,15 @@ def journal_of(connections: Connections, held: HeldLock, run: str) -> Journal:
 def stamped(connections: Connections, stamp: str) -> Connections:
     """Return connections of which the databases made beside the live one have a stamp in their names."""
     return replace(connections, database=replace(connections.database, stamp=stamp))
+
+
+def hold_diverged(connections: Connections, journal: Journal, *, triggered_by: str) -> None:
+    """Hold an environment that a run has left in a state that nobody foresaw, unless it is held already.
+
+    Raises:
+        ServiceError: the store does not answer.
+    """
+    hold = hold_of(connections)
+    if hold.current() is None:
+        reason = f"{journal.run} ended DIVERGED; a person has to look"
+        hold.place(Hold(reason=reason, by=triggered_by, since=datetime.now(UTC), run=journal.run))

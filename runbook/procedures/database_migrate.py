@@ -16,8 +16,16 @@ from pydantic.alias_generators import to_camel
 from runbook.connections import Connections
 from runbook.errors import DivergedError, LostLockError, RunbookError, StageError
 from runbook.journal import Effect, EntryKind
-from runbook.procedures.changing import Change, changing, hold_of
-from runbook.procedures.migrating import Migrating, MigrationStages, back_up_and_rehearse, migrate, recall, undo
+from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
+from runbook.procedures.migrating import (
+    Migrating,
+    MigrationStages,
+    back_up_and_rehearse,
+    migrate,
+    recall,
+    settle_preparations,
+    undo,
+)
 from runbook.procedures.publishing import publish
 from runbook.reports import FinalState, MigrateReport, StepLog
 from runbook.rules.checklist import Check, Outcome
@@ -169,9 +177,13 @@ def _conclude(
     state: FinalState,
     error: BaseException | None,
 ) -> MigrateReport:
+    if not facts.dry_run and state is not FinalState.DIVERGED:
+        settle_preparations(connections, stages, run, started=facts.started, error=error)
     report = _report(connections, facts, run, state, error)
     if not facts.dry_run:
         report = _publish(connections, stages, report)
+    if state is FinalState.DIVERGED:
+        hold_diverged(connections, run.journal, triggered_by=facts.triggered_by)
     run.journal.end(state)
     return report
 

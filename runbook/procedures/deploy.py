@@ -19,13 +19,14 @@ from runbook.clients.journals import Journal
 from runbook.connections import Connections
 from runbook.errors import DivergedError, LostLockError, RunbookError, StageError
 from runbook.journal import Effect, EntryKind
-from runbook.procedures.changing import Change, changing, hold_of
+from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.migrating import (
     Migrating,
     MigrationStages,
     back_up_and_rehearse,
     migrate,
     recall,
+    settle_preparations,
     undo,
 )
 from runbook.procedures.publishing import publish
@@ -247,7 +248,11 @@ def _conclude(
     state: FinalState,
     error: BaseException | None,
 ) -> DeployReport:
+    if state is not FinalState.DIVERGED:
+        settle_preparations(connections, stages, progress.migrating, started=progress.facts.started, error=error)
     report = _publish(connections, stages, _report(connections, progress, state, error))
+    if state is FinalState.DIVERGED:
+        hold_diverged(connections, progress.journal, triggered_by=progress.facts.triggered_by)
     progress.journal.end(state)
     return report
 

@@ -1,4 +1,4 @@
-"""Opening an environment's lock by force, and releasing an environment that is held; both are written down.
+"""What a person decides about an environment: opening its lock, releasing it, confirming a deploy. All written down.
 
 Source: runbook, "Rollback Procedures" (nobody deploys the bad commit again before its cause is mended).
 """
@@ -15,6 +15,7 @@ from runbook.errors import InvalidInputError
 from runbook.journal import EntryKind
 from runbook.procedures.changing import changing, hold_of, lock_of
 from runbook.rules.identifiers import time_stamp
+from runbook.stages.preparation import end_preparations
 
 
 def force_unlock(connections: Connections, *, reason: str, by: str) -> LockState:
@@ -51,6 +52,22 @@ def release_hold(connections: Connections, *, reason: str, by: str) -> Hold:
         change.journal.write(EntryKind.BEGUN, detail={**detail})
         change.journal.end("released")
     return hold
+
+
+def confirm_deploy(connections: Connections, *, by: str) -> tuple[str, ...]:
+    """Give up what is kept ready for the rollback of a deploy that stays; return the ids of the backups.
+
+    The backups themselves stay, and so does the way back to them: by a restore that takes its time.
+
+    Raises:
+        RefusedError: another run changes the environment.
+        TransientError: the server does not answer.
+    """
+    with changing(connections, "confirm", reason="the deploy stays", triggered_by=by) as change:
+        change.journal.write(EntryKind.BEGUN, detail={"triggeredBy": by})
+        ended = end_preparations(connections)
+        change.journal.end("confirmed")
+    return ended
 
 
 def _require_reason(reason: str) -> None:

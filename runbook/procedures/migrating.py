@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from runbook.clients.journals import Journal
 from runbook.clients.migration_history import State
@@ -19,8 +20,9 @@ from runbook.reports import Rehearsal, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
 from runbook.rules.verdict import undo_reason
-from runbook.stages import backup, migration, notification, rehearsal, restore
+from runbook.stages import backup, migration, notification, preparation, quote, rehearsal, replay, restore
 from runbook.stages.migration_plan import MigrationPlan
+from runbook.stages.replay import in_words
 from runbook.stages.restore import RestoredDatabase, Swap
 
 
@@ -41,8 +43,11 @@ class MigrationStages:
     verify_migrations: Callable[..., tuple[Check, ...]] = migration.verify_migrations
     undo_migrations: Callable[[Connections, MigrationPlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
     restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
-    quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = restore.quote_loss
+    quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = quote.quote_loss
+    replay_writes: Callable[[Connections, str, str], None] = replay.replay_writes
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
+    prepare_rollback: Callable[..., str] = preparation.prepare_rollback
+    end_preparations: Callable[..., tuple[str, ...]] = preparation.end_preparations
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
 
 
@@ -71,25 +76,33 @@ def back_up_and_rehearse(
     """
     with run.journal.effect(Effect.BACKUP):
         made = run.steps.run(
-            "Stage 3: Database Backup", stages.create_backup, connections, reason=reason, triggered_by=triggered_by
+            "Stage 3: Database Backup",
+            stages.create_backup,
+            connections,
+            reason=reason,
+            triggered_by=triggered_by,
+            capture=True,
         )
     run.backup = made
     copy: RestoredDatabase | None = None
-    if not run.plan.pending or not connections.settings.migrations.rehearse:
-        with run.journal.effect(Effect.COPY, backupId=made.backup_id):
-            verified = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
-        run.backup = verified
-        if run.plan.pending:
-            run.findings.append("the migrations were not rehearsed: the settings say `rehearse = false`")
-    else:
-        with run.journal.effect(Effect.COPY, backupId=made.backup_id):
+    settings = connections.settings
+    rehearses = bool(run.plan.pending) and settings.migrations.rehearse
+    if run.plan.pending and not rehearses:
+        run.findings.append("the migrations were not rehearsed: the settings say `rehearse = false`")
+    with run.journal.effect(Effect.COPY, backupId=made.backup_id):
+        if rehearses or settings.rollback.prepare:
             copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
+        else:
+            made = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
+            run.backup = made
+        if copy is not None and settings.rollback.prepare:
+            run.steps.run("Stage 3: Prepared Rollback", stages.prepare_rollback, connections, copy, keep=rehearses)
     if connections.second_store is not None:
         try:
             run.steps.run("Stage 3: Second Copy", stages.copy_backup, connections, made.backup_id)
         except RunbookError as error:  # a proven one is in the first store
             run.findings.append(f"{made.backup_id} has no copy in the second store: {error}")
-    if copy is not None:
+    if copy is not None and rehearses:
         run.rehearsal = run.steps.run("Stage 4: Rehearsal", stages.rehearse_migrations, connections, run.plan, copy)
         run.no_down = undo_reason(run.rehearsal)
         if run.rehearsal.refusals:
@@ -152,6 +165,22 @@ def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, b
         run.journal.undone(intent)
 
 
+def settle_preparations(
+    connections: Connections, stages: MigrationStages, run: Migrating, *, started: datetime, error: BaseException | None
+) -> None:
+    """Keep a rollback of what succeeded ready, and of nothing else.
+
+    What failed needs no rollback any more; the caller does not ask when it could not be undone.
+    """
+    try:
+        if error is not None:
+            stages.end_preparations(connections, since=started)
+        elif run.backup is not None:
+            stages.end_preparations(connections, other_than=run.backup.backup_id)
+    except RunbookError as failure:  # the server keeps more than it has to, until retention sees to it
+        run.findings.append(f"more is kept ready for a rollback than needed: {failure}")
+
+
 def _say_undone(run: Migrating, names: Sequence[str]) -> None:
     if names:
         proof = "; the rehearsal had shown that they restore it" if run.rehearsal else ""
@@ -168,12 +197,13 @@ def _restore(
             "Undo: Restore", stages.restore_beside, connections, made.backup_id, purpose="restored"
         )
     losses = run.steps.run("Undo: Quote Loss", stages.quote_loss, connections, made.backup_id)
+    run.steps.run("Undo: Replay Writes", stages.replay_writes, connections, made.backup_id, restored.name)
     with run.journal.effect(Effect.SWAP, restored=restored.name):
         swapped = run.steps.run("Undo: Swap", stages.swap_in, connections, restored)
-    changed = ", ".join(f"{loss.table} had {loss.rows_now} rows and has {loss.rows_restored}" for loss in losses)
+    changed = "; ".join(loss.render() for loss in losses)
     run.undone.append(
         f"{made.backup_id} restored because {why}; the replaced database is kept as {swapped.kept}; "
-        f"tables that differ: {changed or 'none'}"
+        f"written since then: {changed or 'nothing'}; {in_words(swapped.replay)}"
     )
 
 

@@ -19,12 +19,12 @@ from runbook.clients.journals import Journal
 from runbook.connections import Connections
 from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError
 from runbook.journal import Effect, EntryKind
-from runbook.procedures.changing import Change, changing, hold_of
+from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.publishing import publish
-from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog, TableLoss
+from runbook.reports import FinalState, Replay, RollbackReport, RollbackScope, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
-from runbook.stages import application, health, notification, record, recovery, restore
+from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
 from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
@@ -48,12 +48,15 @@ class RollbackStages:
 
     plan_rollback: Callable[[Connections, RollbackRequest], RollbackPlan] = planning.plan_rollback
     ask_consent: Callable[[Connections, RollbackPlan, RollbackRequest], str] = consent_by_flag
+    take_prepared: Callable[..., RestoredDatabase | None] = preparation.take_prepared
     restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
     drop_restored: Callable[[Connections, RestoredDatabase], None] = restore.drop_restored
     warm_release: Callable[[Connections, str], Release] = application.warm_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
+    replay_writes: Callable[[Connections, str, str], None] = replay.replay_writes
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
-    undo_swap: Callable[[Connections, Swap], None] = restore.undo_swap
+    end_preparations: Callable[..., tuple[str, ...]] = preparation.end_preparations
+    undo_swap: Callable[[Connections, Swap], str | None] = restore.undo_swap
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
     has_swapped: Callable[[Connections], bool] = recovery.has_swapped
     verify_rollback: Callable[[Connections, RollbackPlan], tuple[Check, ...]] = health.verify_rollback
@@ -99,6 +102,7 @@ class _Progress:
     journal: Journal
     restored: RestoredDatabase | None = None
     kept: str | None = None
+    replay: Replay | None = None
     findings: list[str] = field(default_factory=list[str])
 
     def began(self, effect: Effect) -> bool:
@@ -120,6 +124,8 @@ def rollback(
     """
     stages = stages or RollbackStages()
     steps = StepLog()
+    if request.discard_writes:
+        connections = connections.discarding_writes()
     consented: tuple[RollbackPlan, str] | None = None
     if not request.yes:
         shown = steps.run("Plan", stages.plan_rollback, connections, request)
@@ -223,13 +229,12 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
     restored = None
     if plan.backup is not None:
         with journal.effect(Effect.COPY, backupId=plan.backup.backup_id):
-            restored = run(
-                "Database: Restore Beside",
-                stages.restore_beside,
-                connections,
-                plan.backup.backup_id,
-                purpose="restored",
-            )
+            backup_id = plan.backup.backup_id
+            restored = run("Database: Prepared", stages.take_prepared, connections, backup_id, purpose="restored")
+            if restored is None:
+                restored = run(
+                    "Database: Restore Beside", stages.restore_beside, connections, backup_id, purpose="restored"
+                )
         progress.restored = restored
     if plan.target is not None:
         warm = run("Application: Warm", stages.warm_release, connections, plan.target.release_id)
@@ -237,8 +242,10 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
             # The only proof that the old application can use the schema as it is now.
             run("Application: Smoke Tests in Private", stages.smoke_release, connections, warm, plan.smoke_tests)
     if restored is not None:
+        run("Database: Replay Writes", stages.replay_writes, connections, restored.backup_id, restored.name)
         with journal.effect(Effect.SWAP, restored=restored.name):
-            progress.kept = run("Database: Swap", stages.swap_in, connections, restored).kept
+            swapped = run("Database: Swap", stages.swap_in, connections, restored)
+        progress.kept, progress.replay = swapped.kept, swapped.replay
     _switch(connections, stages, progress)
     journal.write(EntryKind.PASSED)
 
@@ -261,6 +268,11 @@ def _verified(
     hold = Hold(reason=facts.reason, by=facts.triggered_by, since=datetime.now(UTC), run=progress.journal.run)
     with progress.journal.effect(Effect.HOLD):
         hold_of(connections).place(hold.model_copy(update={"bad_version": bad}))
+    if progress.kept is not None:
+        try:
+            stages.end_preparations(connections, name=progress.kept)
+        except RunbookError as error:  # the server keeps more than it has to
+            progress.findings.append(f"{progress.kept} is still captured: {error}")
     checks = progress.steps.run("Rollback Verification", stages.verify_rollback, connections, progress.plan)
     state = _judge(progress, checks)
     if state is FinalState.DIVERGED:
@@ -280,10 +292,11 @@ def _undo(connections: Connections, stages: RollbackStages, progress: _Progress,
             if unknown and stages.has_swapped(connections):
                 progress.kept = name_to_keep(connections)
             if progress.kept is not None:
-                run("Undo: Swap", stages.undo_swap, connections, Swap(progress.kept, restored))
-                progress.kept = None
-        if restored is not None:
-            run("Undo: Drop Restored", stages.drop_restored, connections, restored)
+                written = run("Undo: Swap", stages.undo_swap, connections, Swap(progress.kept, restored))
+                progress.kept, progress.restored = None, None
+                progress.findings += [written] if written else []
+        if progress.restored is not None:
+            run("Undo: Drop Restored", stages.drop_restored, connections, progress.restored)
         for intent in reversed(progress.journal.open_intents()):
             progress.journal.undone(intent)
     except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, a person has to look
@@ -315,6 +328,8 @@ def _conclude(
     error: BaseException | None,
 ) -> RollbackReport:
     report = _publish(connections, stages, _report(connections, progress, state, error))
+    if state is FinalState.DIVERGED:
+        hold_diverged(connections, progress.journal, triggered_by=progress.facts.triggered_by)
     progress.journal.end(state)
     return report
 
@@ -336,6 +351,7 @@ def _report(
         to_version=plan.target.version if plan.target else None,
         data_loss=plan.data_loss,
         kept_database=progress.kept,
+        replay=progress.replay,
         duration=steps.duration_s,
         success=error is None,
         state=state,

@@ -142,7 +142,8 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
             try:
                 run_id = _paused_run(released)
                 assert served_version(released.host.public_url) == "v2", "nothing happens before consent"
-                released.api(f"flow_runs/{run_id}/resume", {"run_input": {"environment": typed, "approver": "Ada"}})
+                consent = {"environment": typed, "approver": "Ada", "note": "seen it"}
+                released.api(f"flow_runs/{run_id}/resume", {"run_input": consent})
                 waiting.communicate(timeout=60)
             finally:
                 waiting.kill()
@@ -150,7 +151,7 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
         assert run["state_type"] == state
         assert served_version(released.host.public_url) == served
     newest = max((released.local.root / "logs").glob("rollback_*.json"))
-    assert json.loads(newest.read_text())["approvedBy"] == "Ada"
+    assert json.loads(newest.read_text())["approvedBy"] == "Ada: seen it"
     assert "after v2 was taken back: a test" in runbook(released, "deploy:status").stdout
     assert "is held since" in inline("deploy", environment="local", git_ref="v2")
     assert runbook(released, "deploy:release", "--reason=mended").returncode == 0

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from runbook.clients.backup_store import BackupStore
+from runbook.clients.database_copies import drop
 from runbook.clients.fingerprint import fingerprint
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
+from runbook.clients.migration_history import MigrationHistory
+from runbook.clients.migration_run import Script, run_together
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RefusedError
@@ -24,8 +31,9 @@ from runbook.procedures.changing import changing, hold_of, lock_of
 from runbook.procedures.environment import force_unlock, release_hold
 from runbook.procedures.recovery import recover
 from runbook.reports import FinalState, RollbackReport
-from runbook.settings import Settings
+from runbook.settings import ReplayMethod, RollbackSettings, Settings
 from runbook.stages.backup import create_backup, verify_backup
+from runbook.stages.preparation import end_preparations
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute, query
 
@@ -50,7 +58,9 @@ def child(given: dict[str, str]) -> None:
     store = BackupStore(FolderStore(Path(settings.records)))
     connections = Connections(settings, repository, Database(given["url"]), host, store, ())
     if given["procedure"] == "rollback":
-        rollback(connections, RollbackRequest(RollbackScope.DB_ONLY, None, True, "a test", True, "tests"))
+        discard = given["discard"] == "yes"
+        request = RollbackRequest(RollbackScope.DB_ONLY, None, True, "a test", True, "tests", discard_writes=discard)
+        rollback(connections, request)
     else:
         database_migrate(connections, MigrateRequest("main", "a test", "tests"))
 
@@ -61,10 +71,13 @@ def host_of(repository: Repository) -> MemoryHost:
     return host
 
 
-def run_until(connections: Connections, procedure: str, entries: int) -> None:
-    """Run a procedure in a process of its own and kill it once its journal has so many entries."""
+def run_until(
+    connections: Connections, procedure: str, entries: int, *, end: int = signal.SIGKILL, discard: bool = True
+) -> None:
+    """Run a procedure in a process of its own and end it by a signal once its journal has so many entries."""
     given = {
         "procedure": procedure,
+        "discard": "yes" if discard else "no",
         "url": connections.database.url,
         "settings": connections.settings.model_dump_json(),
     }
@@ -81,6 +94,8 @@ def run_until(connections: Connections, procedure: str, entries: int) -> None:
             assert time.monotonic() < deadline, "the journal never came so far"
             time.sleep(0.002)
         assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(end)
+        process.wait(60)
     finally:
         process.kill()
         process.wait(30)
@@ -129,9 +144,83 @@ def test_a_rollback_of_the_database_that_is_killed(
     assert orders(shop) == (1000 if kept else 1050), "the old state or the new one"
     assert bool(kept) is (entries > 4), "what was swapped is finished, all else taken back"
     assert report.kept_database == (kept[0] if kept else None)
-    assert (hold_of(shop).current() is not None) is bool(kept)
     assert report.state is FinalState.DIVERGED, "nothing answers at the address of this host"
+    assert hold_of(shop).current() is not None
     all_is_at_rest(shop, beside())
+
+
+@contextmanager
+def ordering(url: str) -> Generator[list[int]]:
+    """Clients that order all the time and come back whenever they lose their connection; give what was acknowledged."""
+    acknowledged: list[int] = []
+    stopped = threading.Event()
+
+    def work(first: int) -> None:
+        number = first
+        while not stopped.is_set():
+            try:
+                with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+                    while not stopped.is_set():
+                        number += 3
+                        connection.execute("INSERT INTO orders VALUES (%s)", [number])
+                        acknowledged.append(number)
+                        time.sleep(0.002)
+            except psycopg.OperationalError:
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=work, args=(10_000 + first,)) for first in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield acknowledged
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("method", [ReplayMethod.SLOT, ReplayMethod.DIFFERENCE])
+@pytest.mark.parametrize("entries", [2, 3, 4, 5])
+def test_a_rollback_that_is_ended_in_the_middle_loses_no_acknowledged_order(
+    shop: Connections, beside: Callable[[], list[str]], entries: int, method: ReplayMethod, end: signal.Signals
+) -> None:
+    rollback_settings = RollbackSettings(replay=method, watch_s=0)
+    settings = shop.settings.model_copy(update={"rollback": rollback_settings})
+    connections = replace(shop, settings=settings)
+    url = shop.database.url
+    with ordering(url) as acknowledged:
+        time.sleep(1)  # a backup is named by its second
+        made = create_backup(connections, reason="a test", triggered_by="tests", capture=True)
+        verify_backup(connections, made.backup_id)
+        history = MigrationHistory(shop.database, settings.migrations)
+        with history.locked():
+            run_together(history, [Script("0001_note", "0001_note.sql", "ALTER TABLE orders ADD COLUMN note text")])
+        run_until(connections, "rollback", entries, end=end, discard=False)
+        recover(connections, triggered_by="tests")
+        soon = len(acknowledged) + 20
+        deadline = time.monotonic() + 20
+        while len(acknowledged) < soon:
+            assert time.monotonic() < deadline, "nobody can order any more"
+            time.sleep(0.01)
+    held = {int(str(row[0])) for row in query(url, "SELECT id FROM orders")}
+    undone = [name for name in beside() if "_undone_" in name]
+    said = "".join(path.read_text() for path in (Path(settings.records) / "logs").glob("rollback_*.json"))
+    for name in undone:  # the swap was undone after somebody had written: nothing is gone, and the report says where
+        execute(shop.database.url_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        held |= {int(str(row[0])) for row in query(shop.database.url_of(name), "SELECT id FROM orders")}
+        assert f"are only in {name}, which is kept: public.orders" in said
+        drop(shop.database, name)
+    assert not set(acknowledged) - held
+    swapped = [name for name in beside() if "_before_rollback_" in name]
+    [(columns,)] = query(url, "SELECT count(*) FROM information_schema.columns WHERE table_name = 'orders'")
+    assert columns == (1 if swapped else 2), "the old schema, or the new one"
+    end_preparations(connections)
+    for name in swapped:
+        end_preparations(connections, name=name)
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE starts_with(database, %s)"
+    assert query(url, slots, shop.database.name) == []
+    all_is_at_rest(connections, beside())
 
 
 # 1 begun, 2 backup, 3 done, 4 copy, 5 done, 6 migrate, 7 done, 8 passed, 9 ended

@@ -33,9 +33,9 @@ LIVE, SAVED = "107 orders, 3 migrations", "100 orders, 2 migrations"
 
 FULL, APP_ONLY, DB_ONLY = RollbackScope.FULL, RollbackScope.APP_ONLY, RollbackScope.DB_ONLY
 EFFECTS = {
-    FULL: ["restore", "warm", "swap", "switch"],
+    FULL: ["restore", "warm", "replay", "swap", "switch"],
     APP_ONLY: ["warm", "smoke tests", "switch"],
-    DB_ONLY: ["restore", "swap"],
+    DB_ONLY: ["restore", "replay", "swap"],
 }
 STEPS = [pytest.param(scope, step, id=f"{scope}, {step}") for scope, steps in EFFECTS.items() for step in steps]
 ERRORS = (
@@ -84,7 +84,7 @@ def release(sha: str) -> Release:
 def plan_of(scope: RollbackScope) -> RollbackPlan:
     proof = Verification(state=VerificationState.VERIFIED, at=AT, restore_s=2.0, detail="equal")
     backup = manifest(BACKUP, environment="production", active_git_sha=OLD, verification=proof)
-    loss = (TableLoss(table="public.orders", rows_now=107, rows_restored=100),)
+    loss = (TableLoss(table="public.orders", rows_now=107, rows_restored=100, inserted=7, is_exact=True),)
     return RollbackPlan(
         scope=scope,
         active=release(BAD),
@@ -126,6 +126,17 @@ class Stages:
     def smoke_release(self, _: Connections, warm: Release, smoke_tests: tuple[SmokeTest, ...]) -> None:
         self.world.act("smoke tests")
 
+    def replay_writes(self, _: Connections, backup_id: str, name: str) -> None:
+        self.world.act("replay")
+
+    def take_prepared(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase | None:
+        return None
+
+    def end_preparations(self, connections: Connections, *, name: str) -> tuple[str, ...]:
+        assert name == name_to_keep(connections)
+        self.world.act("end preparations")
+        return ()
+
     def swap_in(self, connections: Connections, restored: RestoredDatabase) -> Swap:
         kept = name_to_keep(connections)
         self.world.act("swap", lambda: self.world.rename(("shop", kept), (restored.name, "shop")))
@@ -135,7 +146,11 @@ class Stages:
         return name_to_keep(connections) in self.world.databases
 
     def undo_swap(self, _: Connections, swapped: Swap) -> None:
-        self.world.act("undo swap", lambda: self.world.rename(("shop", swapped.restored.name), (swapped.kept, "shop")))
+        def undo() -> None:
+            self.world.rename(("shop", swapped.restored.name), (swapped.kept, "shop"))
+            self.world.remove(swapped.restored.name)
+
+        self.world.act("undo swap", undo)
 
     def roll_back_release(self, _: Connections, target: Release) -> Release:
         self.world.act("switch" if target.git_sha == OLD else "switch back", lambda: self.world.serve(target.git_sha))
@@ -218,7 +233,8 @@ def test_a_rollback_takes_back_what_its_scope_says_and_no_more(
     names = {"live": "shop", "kept": report.kept_database}
     assert rolling.world.served == served
     assert rolling.world.databases == {names[which]: content for which, content in databases.items()}
-    assert rolling.world.calls == ["plan", *EFFECTS[scope], "verification", "record", "notification"]
+    after = [] if scope is APP_ONLY else ["end preparations"]
+    assert rolling.world.calls == ["plan", *EFFECTS[scope], *after, "verification", "record", "notification"]
     assert (report.success, report.state, report.findings) == (True, FinalState.VERIFIED, ())
     assert (report.approved_by, report.reason) == ("mira (--yes)", "SEV1: outage")
     assert (report.kept_database is None) is (scope is APP_ONLY)
@@ -234,7 +250,7 @@ def test_without_consent_the_plan_is_shown_and_nothing_is_changed(rolling: Rolli
         rollback(rolling.connections, request_of(scope, yes=False), Stages(rolling.world).all())
     assert rolling.world == World(calls=["plan"])
     assert not rolling.connections.store.history()
-    quoted = "public.orders: 107 rows now, 100 afterwards" in str(caught.value)
+    quoted = "7 inserted, 0 updated, 0 deleted; 107 rows now, 100 in the backup" in str(caught.value)
     assert quoted is (scope is not APP_ONLY)
 
 
@@ -279,7 +295,7 @@ def test_a_switch_that_fails_half_way_puts_everything_back(
     assert (rolling.world.served, rolling.world.databases) == (BAD, {"shop": LIVE})
     assert (report.success, report.state) == (False, FinalState.VERIFIED)
     undone = [call for call in rolling.world.calls if call in {"switch back", "undo swap", "drop"}]
-    assert undone == (["switch back", "undo swap", "drop"] if scope is FULL else ["switch back"])
+    assert undone == (["switch back", "undo swap"] if scope is FULL else ["switch back"])
 
 
 @pytest.mark.parametrize("error", [TransientError("no answer"), KeyboardInterrupt()], ids=["no answer", "cancelled"])
@@ -333,7 +349,7 @@ def test_a_verification_that_could_not_run_leaves_the_state_unverified(rolling: 
     assert report.findings == ("schema: no answer",)
 
 
-@pytest.mark.parametrize("undo", ["switch back", "undo swap", "drop"])
+@pytest.mark.parametrize("undo", ["switch back", "undo swap"])
 @pytest.mark.parametrize(
     "undo_error",
     [
