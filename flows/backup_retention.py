@@ -6,7 +6,8 @@ from prefect import flow
 
 from blocks.environment import load_environment
 from runbook.errors import StageError
-from tasks.retention import expire_preparations, plan_pruning, prune_backups
+from tasks import record
+from tasks.retention import give_up_expired, plan_pruning, prune_backups
 
 
 @flow(name="backup-retention", flow_run_name="backup-retention-{environment}", retries=0)
@@ -23,7 +24,7 @@ def backup_retention(environment: str, dry_run: bool = True) -> tuple[str, ...]:
     plan_pruning(connections)
     if dry_run:
         return ()
-    expire_preparations(connections)
+    give_up_expired(connections, triggered_by=record.triggered_by_run())
     pruning = prune_backups(connections)
     if pruning.failed:
         raise StageError("not all could be removed: " + "; ".join(pruning.failed))

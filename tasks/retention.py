@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from prefect.artifacts import create_table_artifact
 
 from runbook.connections import Connections
+from runbook.procedures import environment
 from runbook.rules.retention import Decision
-from runbook.stages import preparation, retention
+from runbook.stages import retention
 from runbook.stages.retention import Pruning
 from tasks.backup import publish_catalogue
 from tasks.retries import stage_task
@@ -30,7 +31,7 @@ def prune_backups(connections: Connections) -> Pruning:
     return pruning
 
 
-expire_preparations = stage_task("Expire Preparations", retries=2)(preparation.expire_preparations)
+give_up_expired = stage_task("Give Up Expired Preparations", retries=2)(environment.give_up_expired)
 
 
 def _publish(connections: Connections, decisions: Sequence[Decision]) -> None:

@@ -62,14 +62,12 @@ class EnvironmentHold:
                 f'`runbook deploy:release --environment={self.environment} --reason="..."`.'
             )
 
-    def release(self) -> Hold:
-        """Let the environment be deployed to again, and return the hold that was.
+    def require(self) -> Hold:
+        """Return the hold; raise `RefusedError` when there is none."""
+        if hold := self.current():
+            return hold
+        raise RefusedError(f"{self.environment} is not held; there is nothing to release")
 
-        Raises:
-            RefusedError: it is not held.
-        """
-        hold = self.current()
-        if hold is None:
-            raise RefusedError(f"{self.environment} is not held; there is nothing to release")
+    def remove(self) -> None:
+        """Let the environment be deployed to again; no error when it is not held."""
         self.objects.delete([self._key])
-        return hold

@@ -1,21 +1,24 @@
-"""What a person decides about an environment: opening its lock, releasing it, confirming a deploy. All written down.
+"""What is decided about an environment: opening its lock, releasing it, confirming a deploy. All of it written down.
 
 Source: runbook, "Rollback Procedures" (nobody deploys the bad commit again before its cause is mended).
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 
 from runbook.clients.environment_hold import Hold
-from runbook.clients.environment_lock import LockState
+from runbook.clients.environment_lock import LockedError, LockState
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError
 from runbook.journal import EntryKind
-from runbook.procedures.changing import changing, hold_of, lock_of
+from runbook.procedures.changing import Change, changing, hold_of, lock_of
 from runbook.rules.identifiers import time_stamp
-from runbook.stages.preparation import end_preparations
+from runbook.stages.preparation import end_preparations, expire_preparations, expired_preparations
+
+_log = logging.getLogger(__name__)
 
 
 def force_unlock(connections: Connections, *, reason: str, by: str) -> LockState:
@@ -47,11 +50,17 @@ def release_hold(connections: Connections, *, reason: str, by: str) -> Hold:
     """
     _require_reason(reason)
     with changing(connections, "release", reason=reason, triggered_by=by) as change:
-        hold = hold_of(connections).release()
+        hold = hold_of(connections).require()
         detail = {"reason": reason, "triggeredBy": by, "heldFor": hold.reason, "heldBy": hold.run}
         change.journal.write(EntryKind.BEGUN, detail={**detail})
-        change.journal.end("released")
+        finish_release(change)
     return hold
+
+
+def finish_release(change: Change) -> None:
+    """Do what a release has begun. Safe to repeat."""
+    hold_of(change.connections).remove()
+    change.journal.end("released")
 
 
 def confirm_deploy(connections: Connections, *, by: str) -> tuple[str, ...]:
@@ -65,8 +74,40 @@ def confirm_deploy(connections: Connections, *, by: str) -> tuple[str, ...]:
     """
     with changing(connections, "confirm", reason="the deploy stays", triggered_by=by) as change:
         change.journal.write(EntryKind.BEGUN, detail={"triggeredBy": by})
-        ended = end_preparations(connections)
-        change.journal.end("confirmed")
+        return finish_confirm(change)
+
+
+def finish_confirm(change: Change) -> tuple[str, ...]:
+    """Do what a confirmation has begun. Safe to repeat."""
+    ended = end_preparations(change.connections)
+    change.journal.end("confirmed")
+    return ended
+
+
+def give_up_expired(connections: Connections, *, triggered_by: str) -> tuple[str, ...]:
+    """Give up what was kept ready for a rollback for too long; return the ids of the backups.
+
+    Nothing while another run changes the environment: it may be using what is kept.
+
+    Raises:
+        RefusedError: a run before this one has left work behind.
+        TransientError: the server does not answer.
+    """
+    try:
+        with changing(connections, "expire", reason="kept ready for too long", triggered_by=triggered_by) as change:
+            if not expired_preparations(connections):
+                return ()
+            change.journal.write(EntryKind.BEGUN, detail={"triggeredBy": triggered_by})
+            return finish_expiry(change)
+    except LockedError as error:
+        _log.warning("what is kept ready for too long is given up another time: %s", error)
+        return ()
+
+
+def finish_expiry(change: Change) -> tuple[str, ...]:
+    """Do what an expiry has begun. Safe to repeat."""
+    ended = expire_preparations(change.connections)
+    change.journal.end("expired")
     return ended
 
 

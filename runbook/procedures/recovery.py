@@ -16,6 +16,7 @@ from runbook.journal import EntryKind
 from runbook.procedures.changing import Change, holding_lock, lock_of, stamped, unfinished
 from runbook.procedures.database_migrate import MigrateStages, recover_migrate
 from runbook.procedures.deploy import DeployStages, recover_deploy
+from runbook.procedures.environment import finish_confirm, finish_expiry, finish_release
 from runbook.procedures.rollback import RollbackStages, recover_rollback
 from runbook.reports import DeployReport, MigrateReport, RollbackReport
 from runbook.stages import recovery
@@ -41,19 +42,22 @@ def recover(connections: Connections, *, triggered_by: str) -> tuple[Report, ...
         return ()
     with holding_lock(connections, "recover", reason="a run died", triggered_by=triggered_by) as (held, _):
         held.unfinished = True
-        reports = tuple(_recover(connections, held, journal) for journal in unfinished(connections, held))
+        reports = [_recover(connections, held, journal) for journal in unfinished(connections, held)]
         held.unfinished = False
-    return reports
+    return tuple(report for report in reports if report is not None)
 
 
-def _recover(connections: Connections, held: HeldLock, journal: Journal) -> Report:
+def _recover(connections: Connections, held: HeldLock, journal: Journal) -> Report | None:
     procedure, _, stamp = journal.run.partition("_")
-    if procedure not in _PROCEDURES:
+    if procedure not in _PROCEDURES | _DECISIONS:
         raise RejectedError(f"nobody knows how to recover {journal.run}; see {journal.place}")
     _log.warning("%s ended in the middle; see %s", journal.run, journal.place)
     journal.write(EntryKind.TAKEN_OVER, detail={"by": held.owner.run})
     change = Change(stamped(connections, stamp), held, journal)
     recovery.clean_up(change.connections)
+    if procedure in _DECISIONS:
+        _DECISIONS[procedure](change)
+        return None
     return _PROCEDURES[procedure](change)
 
 
@@ -61,4 +65,9 @@ _PROCEDURES: dict[str, Callable[[Change], Report]] = {
     "deploy": lambda change: recover_deploy(change, DeployStages()),
     "migrate": lambda change: recover_migrate(change, MigrateStages()),
     "rollback": lambda change: recover_rollback(change, RollbackStages()),
+}
+_DECISIONS: dict[str, Callable[[Change], object]] = {
+    "release": finish_release,
+    "confirm": finish_confirm,
+    "expire": finish_expiry,
 }

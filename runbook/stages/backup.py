@@ -9,12 +9,13 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -278,13 +279,17 @@ def _restore_point(connections: Connections, backup_id: str) -> RestorePoint | N
 
 def _clean_up(connections: Connections, backup_id: str, point: RestorePoint | None) -> None:
     """Remove what a failed backup left; what cannot be removed now is swept later, and hides no error."""
-    try:
-        end_capture(connections.database, backup_id)
-        connections.store.discard(backup_id)
-        if point is not None and connections.restore_points is not None:
-            connections.restore_points.remove(point)
-    except Exception as error:  # noqa: BLE001 - the error that brought us here is the one to be seen
-        _log.warning("%s was not finished, and not all of it could be removed: %s", backup_id, error)
+    left: list[Callable[[], None]] = [
+        lambda: connections.store.discard(backup_id),
+        lambda: end_capture(connections.database, backup_id),
+    ]
+    if point is not None and connections.restore_points is not None:
+        left.append(partial(connections.restore_points.remove, point))
+    for remove in left:
+        try:
+            remove()
+        except Exception as error:  # noqa: BLE001 - the error that brought us here is the one to be seen
+            _log.warning("%s was not finished, and not all of it could be removed: %s", backup_id, error)
 
 
 @contextmanager

@@ -117,8 +117,8 @@ def end_preparations(
     )
 
 
-def expire_preparations(connections: Connections) -> tuple[str, ...]:
-    """Give up what was kept ready for too long, or is of no use any more; return the ids of the backups.
+def expired_preparations(connections: Connections) -> tuple[Preparation, ...]:
+    """Return what was kept ready for too long, or is of no use any more.
 
     Raises:
         TransientError: the server does not answer.
@@ -126,11 +126,20 @@ def expire_preparations(connections: Connections) -> tuple[str, ...]:
     oldest = datetime.now(UTC) - timedelta(hours=connections.settings.rollback.keep_h)
     limit = connections.settings.rollback.maximum_wal_gb * 1e9
     return tuple(
-        _end(connections, one)
+        one
         for one in preparations(connections)
         if backup_taken_at(one.backup_id) < oldest
         or (one.capture is not None and (one.capture.lost or one.capture.retained_bytes > limit))
     )
+
+
+def expire_preparations(connections: Connections) -> tuple[str, ...]:
+    """Give up what has expired; return the ids of the backups.
+
+    Raises:
+        TransientError: the server does not answer.
+    """
+    return tuple(_end(connections, one) for one in expired_preparations(connections))
 
 
 def prepared_name(connections: Connections, backup_id: str) -> str:

@@ -34,11 +34,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[EmbeddedPost
 
 
 @pytest.fixture
-def database(postgres: EmbeddedPostgres) -> Database:
-    """An empty database; the names of its relatives begin with its own."""
+def database(postgres: EmbeddedPostgres) -> Generator[Database]:
+    """An empty database; the names of its relatives begin with its own. A server has few slots: none is left to it."""
     name = f"shop_{next(_number)}"
     execute(postgres.url(), f"CREATE DATABASE {name} TEMPLATE template0")
-    return Database(postgres.url(name))
+    yield Database(postgres.url(name))
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE starts_with(database, '{name}') AND NOT active"
+    execute(postgres.url(), f"SELECT pg_drop_replication_slot(slot_name) FROM ({slots.format(name=name)}) of_test")
 
 
 @pytest.fixture

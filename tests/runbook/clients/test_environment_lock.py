@@ -200,7 +200,9 @@ def test_a_hold_is_placed_shown_and_released(objects: ObjectStore) -> None:
     hold.place(Hold(reason="SEV1", by="mira", since=datetime.now(UTC), run="rollback_1", bad_version="v6"))
     with pytest.raises(RefusedError, match=r"held since .* by mira after v6 was taken back: SEV1\. When the cause"):
         hold.require_none()
-    assert hold.release().run == "rollback_1"
+    assert hold.require().run == "rollback_1"
+    hold.remove()
+    hold.remove()
     hold.require_none()
     with pytest.raises(RefusedError, match="is not held"):
-        hold.release()
+        hold.require()

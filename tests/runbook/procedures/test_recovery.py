@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -19,6 +20,7 @@ import pytest
 
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.database_copies import drop
+from runbook.clients.environment_hold import Hold
 from runbook.clients.fingerprint import fingerprint
 from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
@@ -27,6 +29,7 @@ from runbook.clients.migration_run import Script, run_together
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RefusedError
+from runbook.journal import EntryKind
 from runbook.procedures.changing import changing, hold_of, lock_of
 from runbook.procedures.environment import force_unlock, release_hold
 from runbook.procedures.recovery import recover
@@ -274,3 +277,23 @@ def test_after_a_rollback_nothing_is_deployed_until_somebody_releases_the_enviro
     hold_of(shop).require_none()
     [written] = (Path(shop.settings.records) / "journal" / "test").glob("release_*/0001.json")
     assert json.loads(written.read_text())["detail"]["reason"] == "mended in v7"
+
+
+@pytest.mark.parametrize(
+    ("procedure", "end"), [("release", "released"), ("confirm", "confirmed"), ("expire", "expired")]
+)
+def test_a_decision_that_was_killed_once_it_was_written_down_is_carried_out(
+    shop: Connections, procedure: str, end: str
+) -> None:
+    hold = Hold(reason="v6 is bad", by="ada", since=datetime.now(UTC), run="rollback_1")
+    hold_of(shop).place(hold)
+    with suppress(KeyboardInterrupt), changing(shop, procedure, reason="a test", triggered_by="ada") as change:
+        change.journal.write(EntryKind.BEGUN)
+        raise KeyboardInterrupt
+    assert recover(shop, triggered_by="tests") == ()
+    assert (hold_of(shop).current() is None) is (procedure == "release")
+    folder = Path(shop.settings.records) / "journal" / "test" / change.journal.run
+    last = json.loads(max(folder.glob("*.json")).read_text())
+    assert (last["kind"], last["detail"]) == ("ended", {"state": end})
+    with changing(shop, "deploy", reason="the next one", triggered_by="tests"):
+        pass

@@ -61,7 +61,8 @@ def test_a_prepared_rollback_has_only_to_catch_up_and_swap(shop: Connections) ->
     assert query(shop.database.url, "SELECT * FROM orders ORDER BY id") == [(1,), (2,), (3,)]
     assert take_prepared(shop, backup_id, purpose="restored") is None, "it was used up"
     assert end_preparations(shop, name=swapped.kept) == (backup_id,)
-    assert query(shop.database.url, "SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ 'runbook'") == []
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE starts_with(database, %s)"
+    assert query(shop.database.url, slots, shop.database.name) == []
 
 
 def test_nobody_gets_into_a_prepared_database(shop: Connections) -> None:
