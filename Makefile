@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: install demo stop test check bench clean
+.PHONY: install demo stop test chaos check bench clean
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ stop: install
 
 test: install
 	@$(BIN)/pytest $(ARGS)
+
+chaos: install
+	@$(BIN)/pytest tests --numprocesses=1 -m chaos $(ARGS)
 
 check: install
 	@$(BIN)/uv lock --check --quiet

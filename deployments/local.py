@@ -45,16 +45,10 @@ class LocalEnvironment:
         Raises:
             ServiceError: something did not start; the message names its log.
         """
-        # Others may pass through but not look: as root, Postgres runs as another user, below this folder.
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._make_root()
         with ThreadPoolExecutor(max_workers=1) as pool:
             server = pool.submit(self._start_server)
-            self.postgres.start()
-            self._create_database()
-            say("Postgres answers")
-            host = LocalHost.start(self.root / "host", LocalHostConfig(self.repository, _START_COMMAND))
-            self._write_application_variables(host.public_url)
-            say(f"the application host answers at {host.public_url}")
+            self.up_application(say)
             server.result()
         say(f"the Prefect server answers at {self.ui_url}")
         self._run_python("-m", "deployments.register", str(self.root), str(self.repository))
@@ -66,6 +60,21 @@ class LocalEnvironment:
         self._run_python("-m", "prefect", "--no-prompt", "deploy", "--all")
         self._wait(worker, self._worker_is_online)
         say("blocks, work pool and deployments are registered; the worker runs")
+
+    def up_application(self, say: Callable[[str], None] = lambda _line: None) -> LocalHost:
+        """Bring up what needs no Prefect: Postgres, the database, the application host. Safe to repeat.
+
+        Raises:
+            ServiceError: something did not start; the message names its log.
+        """
+        self._make_root()
+        self.postgres.start()
+        self._create_database()
+        say("Postgres answers")
+        host = LocalHost.start(self.root / "host", LocalHostConfig(self.repository, _START_COMMAND))
+        self._write_application_variables(host.public_url)
+        say(f"the application host answers at {host.public_url}")
+        return host
 
     def down(self) -> None:
         """Stop everything; data stays."""
@@ -113,12 +122,17 @@ class LocalEnvironment:
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "runbook",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the automation of `recover` takes three for dead
             "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         }
 
     @property
     def _temporary(self) -> Path:
         return self.root / "prefect" / "tmp"
+
+    def _make_root(self) -> None:
+        # Others may pass through but not look: as root, Postgres runs as another user, below this folder.
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
 
     def _start_server(self) -> None:
         folder = self.root / "prefect"
