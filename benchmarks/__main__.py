@@ -6,16 +6,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import application_rollback, database_backup, database_rollback, migrations
+from benchmarks import application_rollback, database_backup, database_rollback, migrations, whole_rollback
 
 APPLICATION_ROUNDS = 7
 DATABASE_ROUNDS = 3
 MIGRATION_ROUNDS = 7
+WHOLE_ROUNDS = 5
 
 
 def main() -> None:
     """Print the measurements as tables."""
     _print_application(application_rollback.measure(APPLICATION_ROUNDS))
+    _print_whole(whole_rollback.measure(WHOLE_ROUNDS))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
         _print_migrations(migrations.measure(MIGRATION_ROUNDS, Path(folder)))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
@@ -31,6 +33,19 @@ def _print_application(result: application_rollback.Result) -> None:
     )
     print(f"{'  deployed again from its commit':<56} {result.again_s:>8.3f} s {result.slowest_again_s:>8.3f} s")
     print(f"The switch takes {result.warm_s / result.again_s:.3f} of deploying again ({APPLICATION_ROUNDS} rounds).")
+
+
+def _print_whole(results: Sequence[whole_rollback.Result]) -> None:
+    print(f"\na whole rollback under traffic, from the command on; medians of {WHOLE_ROUNDS} rounds")
+    print(
+        f"  {'scope':<10} {'first effect':>14} {'then served':>14} {'verified':>12} {'longest gap':>14} {'failed':>8}"
+        f" {'lost':>6}"
+    )
+    for one in results:
+        print(
+            f"  {one.scope:<10} {one.first_effect_s:>12.2f} s {one.served_s:>12.2f} s {one.verified_s:>10.2f} s"
+            f" {one.gap_s:>12.2f} s {one.failed:>8} {one.lost:>6}"
+        )
 
 
 def _print_migrations(result: migrations.Result) -> None:
