@@ -231,7 +231,7 @@ class Replay(_Report):
 
 
 class RollbackReport(_Report):
-    """One rollback. `kept_database` is the replaced database, closed but whole."""
+    """One rollback. `kept_database` is the replaced database, closed but whole; `incident_report` is where that is."""
 
     environment: str
     timestamp: AwareDatetime
@@ -246,6 +246,7 @@ class RollbackReport(_Report):
     data_loss: tuple[TableLoss, ...] = ()
     kept_database: str | None = None
     replay: Replay | None = None
+    incident_report: str | None = None
     duration: float
     success: bool
     state: FinalState

@@ -5,6 +5,7 @@ database/backups/<backup_id>/...             its files
 database/backups/<backup_id>.meta.json       its manifest, written last: without one there is no backup
 database/backups/<backup_id>.pin.json        why it is kept for ever, if it is
 logs/deploy_*.json, logs/rollback_*.json, logs/drill_*.json, logs/migrate_*.json
+logs/incident_*.md                           with the same time in its name as its rollback's log; people go on with it
 
 Source: runbook, "Deployment Logs".
 """
@@ -252,6 +253,19 @@ class BackupStore:
         """Keep the report of a migration of the database alone; return where (`logs/migrate_*.json`)."""
         return self._write_report("migrate", report)
 
+    def incident(self, report: RollbackReport) -> str | None:
+        """Return the incident report of a rollback as it is now, with what people wrote; None before it is opened."""
+        try:
+            return self.objects.read(_log_key("incident", report.timestamp, "md")).decode()
+        except MissingObjectError:
+            return None
+
+    def write_incident(self, report: RollbackReport, markdown: str) -> str:
+        """Keep the incident report of a rollback; return where (`logs/incident_*.md`)."""
+        key = _log_key("incident", report.timestamp, "md")
+        self.objects.replace(key, markdown.encode())
+        return f"{self.place}/{key}"
+
     def history(self) -> Sequence[DeployReport | RollbackReport]:
         """Return the reports of deploys and rollbacks, oldest first.
 
@@ -267,7 +281,7 @@ class BackupStore:
         return sorted(self._reports("drill", DrillReport), key=lambda report: report.timestamp)
 
     def _write_report(self, kind: str, report: DeployReport | RollbackReport | DrillReport | MigrateReport) -> str:
-        key = f"logs/{kind}_{report.timestamp:%Y%m%d_%H%M%S_%f}.json"
+        key = _log_key(kind, report.timestamp, "json")
         self.objects.replace(key, _json(report))
         return f"{self.place}/{key}"
 
@@ -345,6 +359,10 @@ def _meta(backup_id: str) -> str:
 
 def _pin(backup_id: str) -> str:
     return f"{_BACKUPS}{check_backup_id(backup_id)}{_PIN}"
+
+
+def _log_key(kind: str, at: datetime, ending: str) -> str:
+    return f"logs/{kind}_{at:%Y%m%d_%H%M%S_%f}.{ending}"
 
 
 def _json(record: BaseModel) -> bytes:

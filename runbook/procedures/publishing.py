@@ -1,9 +1,9 @@
-"""The end of every procedure: its report is kept and people are told, whatever of the two does not work."""
+"""The end of every procedure: its report is kept and people are told, whatever of it does not work."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from runbook.connections import Connections
@@ -21,9 +21,11 @@ def publish(
     title: str,
     record: Callable[[Connections, ReportT], str],
     notify: Callable[[Connections, str, str, str], tuple[str, ...]],
+    more: Sequence[str] = (),
 ) -> ReportT:
     """Record a report and send a notification; return the report, with a finding when it could not be kept.
 
+    `more` is what people are told besides.
     Nothing that goes wrong in here may hide how the run itself ended.
     """
     try:
@@ -34,7 +36,7 @@ def publish(
         report = report.model_copy(update={"findings": (*report.findings, where)})
     lines = [report.error or report.reason, *(report.findings if report.state is not FinalState.VERIFIED else ())]
     try:
-        notify(connections, level, title, "\n".join([*lines, f"({where})"]))
+        notify(connections, level, title, "\n".join([*lines, *more, f"({where})"]))
     except Exception as error:  # noqa: BLE001 - see above
         _log.error("%s: nobody could be told: %s", title, error)
     return report

@@ -6,7 +6,8 @@ Source: runbook, "Rollback Procedures", "Rollback Verification".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,7 +19,7 @@ from runbook.clients.environment_hold import Hold
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
 from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError
-from runbook.journal import Effect, EntryKind
+from runbook.journal import Effect, Entry, EntryKind
 from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.publishing import publish
 from runbook.reports import FinalState, Replay, RollbackReport, RollbackScope, StepLog, TableLoss
@@ -27,8 +28,11 @@ from runbook.rules.smoke import SmokeTest
 from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
+from runbook.stages.record import OpenedIncident
 from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
+
+_log = logging.getLogger(__name__)
 
 
 def consent_by_flag(_connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
@@ -62,6 +66,7 @@ class RollbackStages:
     verify_rollback: Callable[[Connections, RollbackPlan], tuple[Check, ...]] = health.verify_rollback
     probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
+    open_incident: Callable[[Connections, RollbackReport, Sequence[Entry]], OpenedIncident] = record.open_incident
     record_rollback: Callable[[Connections, RollbackReport], str] = record.record_rollback
 
 
@@ -327,7 +332,8 @@ def _conclude(
     state: FinalState,
     error: BaseException | None,
 ) -> RollbackReport:
-    report = _publish(connections, stages, _report(connections, progress, state, error))
+    report = _with_incident(connections, stages, progress, _report(connections, progress, state, error))
+    report = _publish(connections, stages, report)
     if state is FinalState.DIVERGED:
         hold_diverged(connections, progress.journal, triggered_by=progress.facts.triggered_by)
     progress.journal.end(state)
@@ -361,6 +367,22 @@ def _report(
     )
 
 
+def _with_incident(
+    connections: Connections, stages: RollbackStages, progress: _Progress, report: RollbackReport
+) -> RollbackReport:
+    """Open the incident report, whatever came of the rollback; that it cannot be opened hides nothing of it.
+
+    Source: runbook, "Post-Rollback Actions".
+    """
+    try:
+        opened = stages.open_incident(connections, report, tuple(progress.journal.entries))
+    except Exception as error:  # noqa: BLE001 - see above
+        finding = f"the incident report could not be opened: {error}"
+        _log.error("%s: %s", progress.journal.run, finding)
+        return report.model_copy(update={"findings": (*report.findings, finding)})
+    return report.model_copy(update={"incident_report": opened.where})
+
+
 def _publish(connections: Connections, stages: RollbackStages, report: RollbackReport) -> RollbackReport:
     failed = "" if report.success else " failed"
     return publish(
@@ -370,4 +392,5 @@ def _publish(connections: Connections, stages: RollbackStages, report: RollbackR
         title=f"rollback {report.scope} on {report.environment}{failed}: {report.state}",
         record=stages.record_rollback,
         notify=stages.notify,
+        more=(f"Incident report: {report.incident_report or 'it could not be opened'}",),
     )

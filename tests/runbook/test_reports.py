@@ -64,6 +64,7 @@ def rollback_report() -> RollbackReport:
         to_version="v1",
         data_loss=(TableLoss(table="public.orders", rows_now=107, rows_restored=100),),
         kept_database="shop_before_rollback",
+        incident_report="logs/incident_20250104_123015_123456.md",
         duration=8.25,
         success=True,
         state=FinalState.VERIFIED,
@@ -79,6 +80,7 @@ def test_a_report_has_all_fields_of_the_logs_in_use_today(make: Callable[[], Dep
     report = make()
     written = json.loads(report.model_dump_json(by_alias=True))
     assert written.keys() >= FIELDS
+    assert not [key for key in written if "_" in key]
     assert written["timestamp"] == "2025-01-04T12:30:15.123456Z"
     assert (written["backupId"], written["triggeredBy"]) == ("backup_20250104_123015", report.triggered_by)
     assert (written["success"], written["duration"]) == (report.success, report.duration)

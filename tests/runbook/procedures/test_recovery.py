@@ -149,6 +149,9 @@ def test_a_rollback_of_the_database_that_is_killed(
     assert report.kept_database == (kept[0] if kept else None)
     assert report.state is FinalState.DIVERGED, "nothing answers at the address of this host"
     assert hold_of(shop).current() is not None
+    [incident] = (Path(shop.settings.records) / "logs").glob("incident_*.md")
+    assert report.incident_report == str(incident), "the run that died and the one that went on have one between them"
+    assert "The run had died; recover_" in incident.read_text()
     all_is_at_rest(shop, beside())
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +14,15 @@ from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
-from runbook.errors import RefusedError, RunbookError, StageError, TransientError
+from runbook.errors import RefusedError, RejectedError, RunbookError, StageError, TransientError
+from runbook.journal import Entry
 from runbook.manifest import Verification, VerificationState
 from runbook.procedures.rollback import RollbackFailedError, RollbackStages, consent_by_flag, rollback
-from runbook.reports import FinalState, RollbackReport, RollbackScope, TableLoss
+from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.settings import Settings
-from runbook.stages.record import record_rollback
+from runbook.stages.record import OpenedIncident, open_incident, record_rollback
 from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
 from tests.runbook.manifests import manifest
@@ -172,6 +173,12 @@ class Stages:
         self.world.act("notification", lambda: self.world.messages.append((level, title, text)))
         return ()
 
+    def open_incident(
+        self, connections: Connections, report: RollbackReport, entries: Sequence[Entry]
+    ) -> OpenedIncident:
+        self.world.act("incident")
+        return open_incident(connections, report, entries)
+
     def record_rollback(self, connections: Connections, report: RollbackReport) -> str:
         self.world.act("record")
         return record_rollback(connections, report)
@@ -234,7 +241,15 @@ def test_a_rollback_takes_back_what_its_scope_says_and_no_more(
     assert rolling.world.served == served
     assert rolling.world.databases == {names[which]: content for which, content in databases.items()}
     after = [] if scope is APP_ONLY else ["end preparations"]
-    assert rolling.world.calls == ["plan", *EFFECTS[scope], *after, "verification", "record", "notification"]
+    assert rolling.world.calls == [
+        "plan",
+        *EFFECTS[scope],
+        *after,
+        "verification",
+        "incident",
+        "record",
+        "notification",
+    ]
     assert (report.success, report.state, report.findings) == (True, FinalState.VERIFIED, ())
     assert (report.approved_by, report.reason) == ("mira (--yes)", "SEV1: outage")
     assert (report.kept_database is None) is (scope is APP_ONLY)
@@ -387,7 +402,7 @@ def test_a_probe_that_cannot_run_after_an_undo_hides_no_failure(rolling: Rolling
     assert (report.error, report.state) == ("does not start", FinalState.UNVERIFIED)
 
 
-@pytest.mark.parametrize("stage", ["record", "notification"])
+@pytest.mark.parametrize("stage", ["incident", "record", "notification"])
 @pytest.mark.parametrize("error", [None, StageError("does not start")], ids=["success", "failure"])
 def test_a_report_that_cannot_be_kept_or_sent_changes_nothing_about_the_run(
     rolling: RollingBack, stage: str, error: StageError | None
@@ -404,6 +419,113 @@ def test_a_report_that_cannot_be_kept_or_sent_changes_nothing_about_the_run(
     assert rolling.world.served == (BAD if error else OLD)
     if stage == "record":
         assert "the report could not be kept: disk full" in report.findings
+    assert (report.incident_report is None) is (stage == "incident")
+    if stage == "incident":
+        assert report.findings == ("the incident report could not be opened: disk full",)
+        [(_, _, text)] = rolling.world.messages
+        assert "Incident report: it could not be opened" in text
+
+
+class FullStore(FolderStore):
+    """A folder that takes the journal, the lock and the hold, and no report."""
+
+    def replace(self, key: str, data: bytes) -> None:
+        if key.startswith("logs/"):
+            raise RejectedError(f"no room for {key}")
+        super().replace(key, data)
+
+
+@pytest.mark.parametrize("fault", [None, StageError("does not start")], ids=["success", "failure"])
+def test_a_store_that_takes_no_reports_hides_nothing_of_the_outcome(
+    rolling: RollingBack, tmp_path: Path, fault: StageError | None
+) -> None:
+    connections = replace(rolling.connections, store=BackupStore(FullStore(tmp_path)))
+    if fault:
+        rolling.world.breaks_before["warm"] = fault
+    try:
+        report = rollback(connections, request_of(FULL), Stages(rolling.world).all())
+    except RollbackFailedError as failed:
+        report = failed.report
+    assert (report.success, report.state) == (fault is None, FinalState.VERIFIED)
+    assert (report.error, report.incident_report) == (str(fault) if fault else None, None)
+    assert [finding.split(":")[0] for finding in report.findings] == [
+        "the incident report could not be opened",
+        "the report could not be kept",
+    ]
+    assert rolling.world.served == (BAD if fault else OLD)
+
+
+def incident_files(rolling: RollingBack) -> list[str]:
+    return [found.key for found in rolling.connections.store.objects.objects("logs/incident_")]
+
+
+@pytest.mark.parametrize("error", [None, *ERRORS])
+@pytest.mark.parametrize("scope", RollbackScope)
+def test_every_approved_rollback_opens_one_incident_report_and_people_are_told_where(
+    rolling: RollingBack, scope: RollbackScope, error: BaseException | None
+) -> None:
+    if error:
+        rolling.world.breaks_before[EFFECTS[scope][-1]] = error
+    report, _ = rolling.run(scope)
+    [key] = incident_files(rolling)
+    where = Path(str(report.incident_report))
+    assert str(where).endswith(key)
+    assert key == f"logs/incident_{report.timestamp:%Y%m%d_%H%M%S_%f}.md", "beside its log, with the same time"
+    assert where.stat().st_mode & 0o777 == 0o600
+    text = where.read_text()
+    assert "Severity: SEV1" in text
+    assert f"Rollback ended {report.state}" in text
+    assert "- Hold the environment against deploys: done" in text or error
+    [(_, _, told)] = rolling.world.messages
+    assert f"Incident report: {where}" in told
+
+
+def test_a_rollback_that_nobody_approved_opens_no_incident_report(rolling: RollingBack) -> None:
+    with pytest.raises(RefusedError):
+        rollback(rolling.connections, request_of(FULL, yes=False), Stages(rolling.world).all())
+    assert incident_files(rolling) == []
+
+
+def test_an_incident_report_that_is_open_is_gone_on_with(rolling: RollingBack) -> None:
+    report, _ = rolling.run(FULL)
+    where = Path(str(report.incident_report))
+    with where.open("a") as file:
+        file.write("We saw it at noon.\n")
+    again = open_incident(rolling.connections, report.model_copy(update={"state": FinalState.DIVERGED}), ())
+    assert (again.where, len(incident_files(rolling))) == (str(where), 1)
+    text = where.read_text()
+    assert text == again.markdown
+    assert text.index("We saw it at noon.") < text.index("another run went on with this rollback")
+
+
+def test_the_incident_report_says_when_the_release_taken_back_was_deployed(rolling: RollingBack) -> None:
+    rolling.connections.store.write_deploy(
+        DeployReport(
+            environment="production",
+            timestamp=AT,
+            git_ref="main",
+            git_sha=BAD,
+            version="v-b",
+            reason="scheduled release",
+            triggered_by="ci",
+            duration=60,
+            success=True,
+            state=FinalState.VERIFIED,
+            steps=(),
+        )
+    )
+    report = rollback(rolling.connections, request_of(APP_ONLY), Stages(rolling.world).all())
+    assert "- 2025-01-04 12:01:00 UTC: Deploy of v-b ended VERIFIED" in Path(str(report.incident_report)).read_text()
+
+
+def test_a_history_that_cannot_be_read_keeps_no_incident_report_from_being_opened(
+    rolling: RollingBack, tmp_path: Path
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "deploy_1.json").write_text("{")
+    report = rollback(rolling.connections, request_of(APP_ONLY), Stages(rolling.world).all())
+    assert "its deploy is not in the records" in Path(str(report.incident_report)).read_text()
+    assert report.findings == ()
 
 
 @pytest.mark.parametrize(("now", "refused"), [(DB_ONLY, True), (FULL, False)])
