@@ -25,6 +25,7 @@ STAGES = procedure.RollbackStages(
     verify_rollback=health.verify_rollback,
     probe_state=health.probe_state,
     notify=notification.notify,
+    open_incident=record.open_incident,
     record_rollback=record.record_rollback,
 )
 

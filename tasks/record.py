@@ -8,9 +8,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from runbook.connections import Connections
+from runbook.journal import Entry
 from runbook.plans import render_verdict
 from runbook.reports import DeployReport, MigrateReport, RollbackReport, Step
 from runbook.stages import record
+from runbook.stages.record import OpenedIncident
 from runbook.stages.replay import in_words
 from tasks.retries import stage_task
 
@@ -72,6 +74,7 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
         f"- application: {report.to_version or 'unchanged'}",
         f"- database: {report.backup_id or 'unchanged'}; replaced database kept as {report.kept_database or 'none'}",
         f"- approved by {report.approved_by}: {report.reason}",
+        f"- incident report: {report.incident_report or 'none'}",
         *(f"- finding: {finding}" for finding in report.findings),
         *_error(report.error),
         *_steps(report.steps),
@@ -92,6 +95,18 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
         description=f"Rollback {report.scope} of {report.environment}: {report.state}",
     )
     return where
+
+
+@stage_task("Incident Report")
+def open_incident(connections: Connections, report: RollbackReport, entries: Sequence[Entry]) -> OpenedIncident:
+    """See `runbook.stages.record.open_incident`; then leaves the incident report as an artifact."""
+    opened = record.open_incident(connections, report, entries)
+    create_markdown_artifact(
+        key=f"incident-{report.environment}",
+        markdown=opened.markdown,
+        description=f"Incident on {report.environment}, kept as {opened.where}",
+    )
+    return opened
 
 
 def triggered_by_run() -> str:

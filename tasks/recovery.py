@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from runbook.connections import Connections
 from runbook.procedures import recovery
 from runbook.procedures.recovery import Report
+from runbook.reports import RollbackReport
 from tasks.retries import stage_task
 
 
@@ -18,6 +19,8 @@ def recover(connections: Connections, *, triggered_by: str) -> tuple[Report, ...
         lines: list[str] = []
         for report in reports:
             lines += [f"# {type(report).__name__} of {report.timestamp:%Y-%m-%d %H:%M:%S} UTC: {report.state}"]
+            if isinstance(report, RollbackReport) and report.incident_report:
+                lines += [f"- incident report: {report.incident_report}"]
             lines += [f"- {finding}" for finding in (*report.findings, *([report.error] if report.error else []))]
         create_markdown_artifact(
             key=f"recovery-{connections.settings.name}",

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,7 +152,13 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
         assert run["state_type"] == state
         assert served_version(released.host.public_url) == served
     newest = max((released.local.root / "logs").glob("rollback_*.json"))
-    assert json.loads(newest.read_text())["approvedBy"] == "Ada: seen it"
+    written = json.loads(newest.read_text())
+    assert written["approvedBy"] == "Ada: seen it"
+    incident = Path(written["incidentReport"])
+    assert incident == newest.with_name(newest.name.replace("rollback_", "incident_")).with_suffix(".md")
+    artifacts = released.api("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["incident-local"]}}})
+    assert artifacts[0]["data"] == incident.read_text()
+    assert "approved by Ada: seen it" in incident.read_text()
     assert "after v2 was taken back: a test" in runbook(released, "deploy:status").stdout
     assert "is held since" in inline("deploy", environment="local", git_ref="v2")
     assert runbook(released, "deploy:release", "--reason=mended").returncode == 0
