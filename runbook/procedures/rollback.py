@@ -240,7 +240,7 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
                 restored = run(
                     "Database: Restore Beside", stages.restore_beside, connections, backup_id, purpose="restored"
                 )
-        progress.restored = restored
+            progress.restored = restored  # inside: also when the outcome cannot be written there is something to drop
     if plan.target is not None:
         warm = run("Application: Warm", stages.warm_release, connections, plan.target.release_id)
         if plan.scope is RollbackScope.APP_ONLY:

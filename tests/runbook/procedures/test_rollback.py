@@ -313,6 +313,22 @@ def test_a_switch_that_fails_half_way_puts_everything_back(
     assert undone == (["switch back", "undo swap"] if scope is FULL else ["switch back"])
 
 
+class InterruptedStore(FolderStore):
+    """A folder in which a run is cancelled just after it has written the third entry of its journal."""
+
+    def create(self, key: str, data: bytes, *, protected: bool = False) -> None:
+        super().create(key, data, protected=protected)
+        if key.endswith("/0003.json"):
+            raise KeyboardInterrupt
+
+
+def test_a_copy_of_which_only_the_outcome_was_cut_off_is_dropped(rolling: RollingBack, tmp_path: Path) -> None:
+    connections = replace(rolling.connections, store=BackupStore(InterruptedStore(tmp_path)))
+    with pytest.raises(KeyboardInterrupt):
+        rollback(connections, request_of(FULL), Stages(rolling.world).all())
+    assert rolling.world.databases == {"shop": LIVE}
+
+
 @pytest.mark.parametrize("error", [TransientError("no answer"), KeyboardInterrupt()], ids=["no answer", "cancelled"])
 @pytest.mark.parametrize("scope", [FULL, DB_ONLY])
 def test_a_swap_of_which_nobody_knows_whether_it_happened_is_looked_at_and_taken_back(
