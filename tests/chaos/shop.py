@@ -58,11 +58,10 @@ class Run(StrEnum):
 
 @dataclass
 class Shop:
-    """The environment, with everything that needs no Prefect; `versions` are the releases made so far."""
+    """The environment, with everything that needs no Prefect; `excused` are orders that a report names as elsewhere."""
 
     local: LocalEnvironment
     method: ReplayMethod = ReplayMethod.AUTO
-    versions: list[str] = field(default_factory=list[str])
     excused: set[str] = field(default_factory=set[str])
 
     def open(self) -> None:
@@ -72,9 +71,11 @@ class Shop:
         self.begin_at("v2")
 
     def begin_at(self, ref: str) -> None:
-        """Release a commit, on which all further releases are built."""
-        git(self.local.repository, "switch", "--quiet", "--force-create", "chaos", ref)
-        deploy(self.connections(), DeployRequest(ref, "opening", "chaos"))
+        """Release a commit under traffic, on which all further releases are built; or the last of those."""
+        if not git(self.local.repository, "branch", "--list", "chaos"):
+            git(self.local.repository, "branch", "chaos", ref)
+        git(self.local.repository, "switch", "--quiet", "chaos")
+        deploy(self.connections(), DeployRequest("chaos", "opening", "chaos"))
 
     def connections(self) -> Connections:
         """Return what the flows would be given, with short times and no tests of the application."""
@@ -93,7 +94,7 @@ class Shop:
 
     def release(self) -> str:
         """Commit one more release, with a migration that changes rows, too; return its tag."""
-        number = len(self.versions) + 1
+        number = len(git(self.local.repository, "tag", "--list", "c*").splitlines()) + 1
         tag = f"c{number}"
         name = f"migrations/{100 + number:04d}_chaos_{number}"
         files = {
@@ -104,7 +105,6 @@ class Shop:
         }
         commit(self.local.repository, files, f"feat: chaos {number}")
         git(self.local.repository, "tag", tag)
-        self.versions.append(tag)
         return tag
 
     def prepare(self, run: Run) -> str:
