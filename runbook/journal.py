@@ -40,6 +40,7 @@ class Effect(StrEnum):
     SWAP = "swap"
     ROLL_BACK_APPLICATION = "roll-back-application"
     HOLD = "hold"
+    DROP = "drop"
 
 
 class Entry(BaseModel):

@@ -230,8 +230,20 @@ class Replay(_Report):
     left_behind: tuple[str, ...] = ()
 
 
+class TableWritten(_Report):
+    """How many rows of a table were added or changed since a swap; without a key nothing tells them apart."""
+
+    table: str
+    rows: int
+    has_key: bool
+
+
 class RollbackReport(_Report):
-    """One rollback. `kept_database` is the replaced database, closed but whole; `incident_report` is where that is."""
+    """One rollback, or the undoing of one: `undoes` is the time of that one.
+
+    `kept_database` is the replaced database, closed but whole; `incident_report` is where that is. `passed` says that
+    all was done that was to be done, whatever was found afterwards.
+    """
 
     environment: str
     timestamp: AwareDatetime
@@ -247,12 +259,21 @@ class RollbackReport(_Report):
     kept_database: str | None = None
     replay: Replay | None = None
     incident_report: str | None = None
+    undoes: AwareDatetime | None = None
+    written: tuple[TableWritten, ...] = Field(default=(), description="Since the rollback that is undone.")
+    swap_transaction: int | None = Field(default=None, description="What was written since has a greater one.")
+    passed: bool = False
     duration: float
     success: bool
     state: FinalState
     findings: tuple[str, ...] = ()
     error: str | None = None
     steps: tuple[Step, ...]
+
+    @property
+    def what(self) -> str:
+        """What it was, in a few words."""
+        return f"{'rollback' if self.undoes is None else 'undo of rollback'} {self.scope}"
 
 
 class MigrateReport(_Report):

@@ -276,6 +276,10 @@ class BackupStore:
         rollbacks = self._reports("rollback", RollbackReport)
         return sorted([*deploys, *rollbacks], key=lambda report: report.timestamp)
 
+    def migrates(self) -> Sequence[MigrateReport]:
+        """Return the reports of migrations of the database alone, oldest first."""
+        return sorted(self._reports("migrate", MigrateReport), key=lambda report: report.timestamp)
+
     def drills(self) -> Sequence[DrillReport]:
         """Return the reports of restore drills, oldest first."""
         return sorted(self._reports("drill", DrillReport), key=lambda report: report.timestamp)

@@ -97,6 +97,22 @@ def rename_copy(database: Database, name: str, to: str, *, is_open: bool) -> Non
         _allow_connections(connection, to, allowed=is_open)
 
 
+def allow_sessions(database: Database, name: str, *, allowed: bool) -> None:
+    """Open a database beside the live one to sessions, or close it and end those in it; no error when it is gone.
+
+    Raises:
+        StageError: the live one is to be closed.
+    """
+    if name == database.name and not allowed:
+        raise StageError(f"{name} is the live database; only a swap closes it")
+    with database.connect(MAINTENANCE_DATABASE) as connection:
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+            return
+        _allow_connections(connection, name, allowed=allowed)
+        if not allowed:
+            connection.execute(_TERMINATE, [name, name, []]).fetchall()
+
+
 def databases_beside(database: Database, name: str) -> dict[str, int]:
     """Return the databases that were made beside the database `name`, and their sizes in bytes."""
     with database.connect(MAINTENANCE_DATABASE) as connection:
@@ -157,11 +173,11 @@ class LastWrites(Protocol):
         ...
 
 
-def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = None) -> None:
+def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = None) -> int | None:
     """Put `fresh` in the live database's place and keep the live one, closed to new sessions, as `old`.
 
     New sessions are fenced off first; without that a busy application makes the rename fail. Either both names
-    change or none.
+    change or none. Returns the number of the transaction that changed them, None when the answer to it was lost.
 
     Args:
         database: the live one.
@@ -181,8 +197,7 @@ def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = 
                 last.carry()
             for attempt in range(1, _RENAME_ATTEMPTS + 1):
                 try:
-                    _exchange(connection, fresh, live, old)
-                    break
+                    return _exchange(connection, fresh, live, old)
                 except psycopg.errors.ObjectInUse:  # a session slipped in just before the fence
                     if attempt == _RENAME_ATTEMPTS:
                         raise
@@ -193,19 +208,23 @@ def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = 
             row = connection.execute(_SWAPPED, {"fresh": fresh, "old": old}).fetchone()
         if isinstance(error, ServiceError):
             if row is not None and row[0]:  # only the server's answer to the commit was lost
-                return
+                return None
             message = f"{fresh} could not take the place of {live}; nothing was changed: {error}"
             raise StageError(message) from error
         raise
+    return None
 
 
-def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> None:
+def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> int:
     connection.execute(_TERMINATE, [live, fresh, []]).fetchall()
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', '5s', true)")
         _rename(connection, live, old)
         _rename(connection, fresh, live)
         _allow_connections(connection, live, allowed=True)
+        row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+    assert row is not None  # noqa: S101 - a function call without FROM returns one row
+    return int(row[0])
 
 
 def _allow_connections(connection: psycopg.Connection, name: str, *, allowed: bool) -> None:

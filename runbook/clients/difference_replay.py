@@ -16,6 +16,7 @@ from psycopg import sql
 
 from runbook.clients.replay_target import ChangeKind, ReplayTarget, RowChange
 from runbook.clients.table_layout import OldNames, Table
+from runbook.reports import TableWritten
 
 _TABLES = """
 SELECT n.nspname, c.relname,
@@ -72,6 +73,7 @@ class DifferenceReplay:
         names: what its tables and columns are called.
         skipped: numbers of transactions to leave out, asked anew at each pass.
         left_out: tables that are no application's.
+        additive: the copy may hold rows that the live database lacks: they stay, and so does a table without a key.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class DifferenceReplay:
         *,
         skipped: Callable[[], Collection[int]],
         left_out: Collection[Table] = (),
+        additive: bool = False,
     ) -> None:
-        self._live, self._snapshot, self._target = live, snapshot, target
+        self._live, self._snapshot, self._target, self._additive = live, snapshot, target, additive
         self._names, self._skipped, self._left_out = names, skipped, left_out
 
     def catch_up(self) -> int:
@@ -104,14 +107,14 @@ class DifferenceReplay:
         if one.table in self._left_out:
             return 0
         if not one.key:
-            if touched_by(self._live, one.live, skipped):
+            if self._additive or touched_by(self._live, one.live, skipped):
                 return 0
             return match_rows(self._live, self._target, one)
         newer = newer_rows(one.live, since, skipped)
         wanted = sql.SQL("SELECT {} {}").format(_texts(one.live_columns), newer)
         with _loaded(self._live, self._target, wanted, one.columns):
             found = self._forget_known(one)
-            gone = self._delete_gone(one, found)
+            gone = 0 if self._additive else self._delete_gone(one, found)
             put_in, updated = self._put_in(one)
         for kind, rows in (
             (ChangeKind.INSERT, put_in),
@@ -224,27 +227,32 @@ def newer_rows(table: Table, since: str, skipped: Collection[int]) -> sql.Compos
     )
 
 
-def last_renamed(live: psycopg.Connection) -> int:
-    """Return the number of the transaction that gave the database its name, or changed it otherwise, last.
+def last_renamed(connection: psycopg.Connection, name: str) -> int:
+    """Return the number of the transaction that gave a database its name, or changed it otherwise, last.
 
     It has written the database's row in the list of databases; all later transactions have greater numbers.
     """
     return _number(
-        live,
-        sql.SQL("SELECT {}::text FROM pg_catalog.pg_database t, {} WHERE t.datname = current_database()").format(
-            sql.SQL(_WRITER), sql.SQL(_NEXT)
+        connection,
+        sql.SQL("SELECT {}::text FROM pg_catalog.pg_database t, {} WHERE t.datname = {}").format(
+            sql.SQL(_WRITER), sql.SQL(_NEXT), sql.Literal(name)
         ),
     )
 
 
-def written_since(live: psycopg.Connection, transaction: int) -> dict[str, int]:
-    """Return how many rows of each table later transactions have added or changed."""
-    found: dict[str, int] = {}
+def snapshot_after(transaction: int) -> str:
+    """Return the snapshot that sees a transaction and all before it."""
+    return f"{transaction + 1}:{transaction + 1}:"
+
+
+def written_since(live: psycopg.Connection, transaction: int) -> dict[Table, TableWritten]:
+    """Return how many rows of each table later transactions have added or changed, where there are any."""
+    found: dict[Table, TableWritten] = {}
     with reading(live):
-        for schema, name, *_ in live.execute(_TABLES).fetchall():
-            newer = newer_rows((schema, name), f"{transaction + 1}:{transaction + 1}:", ())
+        for schema, name, _, key in live.execute(_TABLES).fetchall():
+            newer = newer_rows((schema, name), snapshot_after(transaction), ())
             if rows := _number(live, sql.SQL("SELECT count(*) {}").format(newer)):
-                found[f"{schema}.{name}"] = rows
+                found[schema, name] = TableWritten(table=f"{schema}.{name}", rows=rows, has_key=bool(key))
     return found
 
 

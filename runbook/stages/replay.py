@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -29,6 +30,7 @@ from runbook.connections import Connections
 from runbook.errors import RefusedError
 from runbook.manifest import BackupManifest
 from runbook.reports import Replay
+from runbook.rules.identifiers import time_stamp
 from runbook.rules.restore_by_hand import LAYOUT, ZST
 from runbook.settings import ReplayMethod
 from runbook.stages.identity import require_identity
@@ -140,15 +142,8 @@ class LastWrites:
         """Replay the last writes, now that nobody writes any more; then sequences, and what no key finds."""
         self.catch_up()
         left = self._match_keyless() if self._method is ReplayMethod.SLOT else self._left_behind()
-        self._carry_sequences()
-        tables = self._target.counted()
-        quarantine = self._target.quarantined()
-        file = _write_quarantine(self._connections, self._manifest.backup_id, quarantine) if quarantine else None
-        self._target.finish()
+        self.replay = finished(self._connections, self._live, self._target, self._method, left)
         self._stack.close()
-        self.replay = Replay(
-            method=self._method, tables=tables, quarantined=len(quarantine), quarantine_file=file, left_behind=left
-        )
 
     def _skipped(self) -> frozenset[int]:
         return self._history.transactions(self._live, self._manifest.fingerprint.migrations)
@@ -183,23 +178,37 @@ class LastWrites:
         row = self._live.execute(_CHANGED, [self._manifest.created_at, *table]).fetchone()
         return row is None or row[0] is not False
 
-    def _carry_sequences(self) -> None:
-        known = sequence_values(self._target.connection)
-        for name, value in sequence_values(self._live).items():
-            if name in known and value is not None and value != known[name]:
-                self._target.connection.execute("SELECT setval(%s::regclass, %s)", [name, value])
+
+def finished(
+    connections: Connections,
+    live: psycopg.Connection,
+    target: ReplayTarget,
+    method: ReplayMethod,
+    left_behind: tuple[str, ...],
+) -> Replay:
+    """End a replay: carry the sequences, write what did not fit into a file, and forget how far it had come."""
+    known = sequence_values(target.connection)
+    for name, value in sequence_values(live).items():
+        if name in known and value is not None and value != known[name]:
+            target.connection.execute("SELECT setval(%s::regclass, %s)", [name, value])
+    tables, quarantine = target.counted(), target.quarantined()
+    file = _write_quarantine(connections, quarantine) if quarantine else None
+    target.finish()
+    return Replay(
+        method=method, tables=tables, quarantined=len(quarantine), quarantine_file=file, left_behind=left_behind
+    )
 
 
-def in_words(replay: Replay | None) -> str:
-    """Say what became of the writes since the backup."""
+def in_words(replay: Replay | None, *, since: str = "the backup") -> str:
+    """Say what became of the writes since the backup, or `since` something else."""
     if replay is None:
-        return "what was written since the backup is lost"
+        return f"what was written since {since} is lost"
     rows = sum(table.inserted + table.updated + table.deleted for table in replay.tables)
-    words = f"{rows} rows written since the backup were replayed"
+    words = f"{rows} rows written since {since} were replayed"
     if replay.quarantined:
         words += f", {replay.quarantined} did not fit and are in {replay.quarantine_file}"
     if replay.left_behind:
-        words += f"; as in the backup, because nothing tells their rows apart: {', '.join(replay.left_behind)}"
+        words += f"; as before, because nothing tells their rows apart: {', '.join(replay.left_behind)}"
     return words
 
 
@@ -219,11 +228,11 @@ def old_names(connections: Connections, manifest: BackupManifest, live: psycopg.
         return OldNames(Layout.model_validate_json(source.read()), now)
 
 
-def _write_quarantine(connections: Connections, backup_id: str, rows: Sequence[Quarantined]) -> str:
+def _write_quarantine(connections: Connections, rows: Sequence[Quarantined]) -> str:
     """Write what did not fit into a file, a JSON object a line, readable by its owner alone; return its path."""
     folder = Path(connections.settings.records) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    stamp = connections.database.stamp or backup_id
+    stamp = connections.database.stamp or time_stamp(datetime.now(UTC))
     recipients = connections.settings.backup.recipients
     path = folder / stored_name(f"quarantine_{stamp}.jsonl", recipients)
     lines = (json.dumps(asdict(row), ensure_ascii=False) for row in rows)

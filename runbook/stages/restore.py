@@ -55,6 +55,8 @@ from runbook.stages.replay import LastWrites, replay_method
 _log = logging.getLogger(__name__)
 # Several indexes are built at a time; that each takes several processes, too, made it slower when measured.
 _SPEED = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "max_parallel_maintenance_workers": "0"}
+BEFORE_ROLLBACK = "before_rollback"
+"""In the name of a database that a swap has replaced."""
 UNDONE = "undone"
 """In the name of a restored database whose swap was undone after it had been written to."""
 _DEADLOCK = "ERROR:  deadlock detected"
@@ -62,21 +64,31 @@ _DISK_FULL = "No space left on device"
 
 
 @dataclass(frozen=True)
-class RestoredDatabase:
-    """A backup restored beside the live database and found equal to its manifest; `restore_s` in seconds."""
+class FreshDatabase:
+    """A database beside the live one that is to take its place."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class RestoredDatabase(FreshDatabase):
+    """A backup restored beside the live database and found equal to its manifest; `restore_s` in seconds."""
+
     backup_id: str
     restore_s: float
 
 
 @dataclass(frozen=True)
 class Swap:
-    """A swap that happened: `live` is now the restored database, `kept` the one that it replaced."""
+    """A swap that happened: `live` is now the fresh database, `kept` the one that it replaced.
+
+    `transaction` is the number of the one that swapped, where it is known.
+    """
 
     kept: str
-    restored: RestoredDatabase
+    restored: FreshDatabase
     replay: Replay | None = None
+    transaction: int | None = None
 
 
 def restore_beside(connections: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
@@ -171,7 +183,7 @@ def fill_database(
 
 def name_to_keep(connections: Connections) -> str:
     """Return the name under which a swap keeps the database that it replaces."""
-    return connections.database.beside("before_rollback")
+    return connections.database.beside(BEFORE_ROLLBACK)
 
 
 def swap_in(connections: Connections, restored: RestoredDatabase) -> Swap:
@@ -186,12 +198,11 @@ def swap_in(connections: Connections, restored: RestoredDatabase) -> Swap:
     kept = name_to_keep(connections)
     method = replay_method(connections, restored.backup_id)
     if method is ReplayMethod.NONE:
-        swap(connections.database, restored.name, kept)
-        return Swap(kept, restored)
+        return Swap(kept, restored, transaction=swap(connections.database, restored.name, kept))
     with LastWrites.opened(connections, restored.backup_id, restored.name, method) as last:
-        swap(connections.database, restored.name, kept, last=last)
+        transaction = swap(connections.database, restored.name, kept, last=last)
     _log.info("%s took the place of %s, which is kept as %s", restored.name, connections.database.name, kept)
-    return Swap(kept, restored, last.replay)
+    return Swap(kept, restored, last.replay, transaction)
 
 
 def undo_swap(connections: Connections, swapped: Swap) -> str | None:
@@ -203,14 +214,27 @@ def undo_swap(connections: Connections, swapped: Swap) -> str | None:
         StageError: the names did not change.
     """
     undone = connections.database.beside(UNDONE)
+    said = swap_out(connections, swapped.kept, undone)
+    if said is None:
+        drop(connections.database, undone)
+    return said
+
+
+def swap_out(connections: Connections, name: str, aside: str) -> str | None:
+    """Put a database back in the live one's place, which gets the name `aside`, closed.
+
+    Returns what was written to it since it was swapped in, if anything was.
+
+    Raises:
+        StageError: the names did not change.
+    """
     with connections.database.connect() as live:
         written = _WrittenSince(live)
-        swap(connections.database, swapped.kept, undone, last=written)
+        swap(connections.database, name, aside, last=written)
     if not written.rows:
-        drop(connections.database, undone)
         return None
     tables = ", ".join(f"{table} {rows}" for table, rows in written.rows.items())
-    return f"rows written between the swap and its undoing are only in {undone}, which is kept: {tables}"
+    return f"rows written between the swap and its undoing are only in {aside}, which is kept: {tables}"
 
 
 class _WrittenSince:
@@ -219,15 +243,15 @@ class _WrittenSince:
     def __init__(self, live: psycopg.Connection) -> None:
         self._live = live
         self.sessions = (live.info.backend_pid,)
-        self._swap = last_renamed(live)  # before the fence changes the database, too
+        self._swap = last_renamed(live, live.info.dbname)  # before the fence changes the database, too
         self.rows: dict[str, int] = {}
 
     def carry(self) -> None:
-        self.rows = written_since(self._live, self._swap)
+        self.rows = {one.table: one.rows for one in written_since(self._live, self._swap).values()}
         self._live.close()
 
 
-def drop_restored(connections: Connections, restored: RestoredDatabase) -> None:
+def drop_restored(connections: Connections, restored: FreshDatabase) -> None:
     """Drop a restored database that did not take the live one's place."""
     drop(connections.database, restored.name)
 
