@@ -96,8 +96,22 @@ def deploy_rollback(
         parameters["identity_file"] = identity_file
     who = getpass.getuser()
     if not yes:
-        _ask_consent(environment, parameters, who)
+        _ask_consent(environment, _rollback_in_words(environment, parameters, who))
     run_deployment("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
+
+
+@cli.command("deploy:rollback:undo")
+@_environment
+@click.option("--reason", required=True, help="Why; it is recorded and told to everybody.")
+@click.option("--yes", is_flag=True, help="Consent now, without being shown what would be left behind.")
+def deploy_rollback_undo(environment: str, reason: str, yes: bool) -> None:
+    """Undo the last rollback: the database that it replaced, and the release, come back. Again: undoes the undoing."""
+    who = getpass.getuser()
+    if not yes:
+        from runbook.stages.undo_rollback import UndoRequest, plan_undo
+
+        _ask_consent(environment, plan_undo(connect(environment), UndoRequest(reason, False, who)).render())
+    run_deployment("undo-rollback", environment, {"reason": reason, "yes": True, "triggered_by": who})
 
 
 for _command in (*database_commands.COMMANDS, *environment_commands.COMMANDS, *migration_commands.COMMANDS):
@@ -116,7 +130,15 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -> None:
+def _ask_consent(environment: str, shown: str) -> None:
+    click.echo(shown)
+    typed = click.prompt(f"Type {environment} to consent", default="", show_default=False)
+    if typed != environment:
+        click.echo("Not the environment's name; nothing was changed.", err=True)
+        sys.exit(3)
+
+
+def _rollback_in_words(environment: str, parameters: Mapping[str, object], who: str) -> str:
     from runbook.reports import RollbackScope
     from runbook.stages.rollback import RollbackRequest, plan_rollback
 
@@ -130,11 +152,7 @@ def _ask_consent(environment: str, parameters: Mapping[str, object], who: str) -
         discard_writes=bool(parameters["discard_writes"]),
     )
     identity_file = str(parameters["identity_file"]) if "identity_file" in parameters else None
-    click.echo(plan_rollback(connect(environment).with_identity(identity_file), request).render())
-    typed = click.prompt(f"Type {environment} to consent", default="", show_default=False)
-    if typed != environment:
-        click.echo("Not the environment's name; nothing was changed.", err=True)
-        sys.exit(3)
+    return plan_rollback(connect(environment).with_identity(identity_file), request).render()
 
 
 if __name__ == "__main__":

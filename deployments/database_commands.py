@@ -1,4 +1,4 @@
-"""The commands `runbook db:...`: backups made, listed, proven, drilled and pruned.
+"""The commands `runbook db:...`: backups made, listed, proven, drilled and pruned; replaced databases kept or dropped.
 
 They run in this process, with a bar in the terminal; the runs of flows are in the Prefect UI like all others.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -150,7 +151,37 @@ def drill(environment: str, backup_id: str | None, identity_file: str | None) ->
     click.echo(f"{report.backup_id} restored and found equal: RTO {duration_in_words(report.rto_s or 0)}, RPO {rpo}")
 
 
-COMMANDS = (backup, backup_production, backups, verify, prune, pin, unpin, drill)
+@click.command("db:kept")
+@_environment
+def kept(environment: str) -> None:
+    """List the databases that rollbacks have replaced, oldest first: name, when, size, of which rollback."""
+    from runbook.stages.kept import kept_databases
+
+    found = kept_databases(connect(environment))
+    for one in found:
+        click.echo(one.render())
+    if not found:
+        click.echo("no database is kept")
+
+
+@click.command("db:kept:drop")
+@_environment
+@click.option("--name", required=True, help="The kept database; `runbook db:kept` lists them.")
+@click.option("--yes", is_flag=True, help="Drop it; without it only what would go is shown.")
+def kept_drop(environment: str, name: str, yes: bool) -> None:
+    """Drop a database that a rollback has replaced. That rollback cannot be undone afterwards."""
+    from runbook.procedures.environment import drop_kept_database
+    from runbook.stages.kept import require_kept
+
+    connections = connect(environment)
+    if not yes:
+        click.echo(f"This would drop {require_kept(connections, name).render()}")
+        click.echo("What is only in it is gone then. Nothing was dropped. Pass --yes to drop it.", err=True)
+        sys.exit(3)
+    click.echo(f"dropped {drop_kept_database(connections, name, by=getpass.getuser()).render()}")
+
+
+COMMANDS = (backup, backup_production, backups, verify, prune, pin, unpin, drill, kept, kept_drop)
 
 
 def _back_up(environment: str, reason: str, level: str | None, identity_file: str | None) -> None:

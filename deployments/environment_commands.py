@@ -15,9 +15,10 @@ _reason = click.option("--reason", required=True, help="Why; it is recorded.")
 @click.command("deploy:status")
 @_environment
 def status(environment: str) -> None:
-    """Show the active release, who changes the environment, what holds it, what is kept ready, and how runs ended."""
+    """Show the active release, who changes the environment, what holds it, what is kept, and how runs ended."""
     from runbook.procedures.changing import hold_of, lock_of
     from runbook.reports import DeployReport
+    from runbook.stages.kept import kept_databases
     from runbook.stages.preparation import preparations
 
     connections = connect(environment)
@@ -41,8 +42,10 @@ def status(environment: str) -> None:
     click.echo(f"held: {hold.render()}" if hold else "held: no")
     for preparation in preparations(connections):
         click.echo(f"kept ready for a rollback: {preparation.render()}")
+    for kept in kept_databases(connections):
+        click.echo(f"kept database: {kept.render()}")
     for report in list(connections.store.history())[-10:]:
-        what = f"deploy {report.version}" if isinstance(report, DeployReport) else f"rollback {report.scope}"
+        what = f"deploy {report.version}" if isinstance(report, DeployReport) else report.what
         how = "ok" if report.success else "failed"
         click.echo(
             f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"

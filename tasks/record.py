@@ -70,9 +70,9 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
     """See `runbook.stages.record.record_rollback`; then leaves the rollback report as an artifact."""
     where = record.record_rollback(connections, report)
     lines = [
-        f"# Rollback {report.scope}: {'done' if report.success else 'failed'}, {report.state}",
+        f"# {report.what.capitalize()}: {'done' if report.success else 'failed'}, {report.state}",
         f"- application: {report.to_version or 'unchanged'}",
-        f"- database: {report.backup_id or 'unchanged'}; replaced database kept as {report.kept_database or 'none'}",
+        f"- database: {_database(report)}; replaced database kept as {report.kept_database or 'none'}",
         f"- approved by {report.approved_by}: {report.reason}",
         f"- incident report: {report.incident_report or 'none'}",
         *(f"- finding: {finding}" for finding in report.findings),
@@ -82,8 +82,17 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
     if report.data_loss:
         head = "Written since the backup" + ("" if report.replay else ", and lost")
         lines += ["", f"## {head}", "", *(f"- {loss.render()}" for loss in report.data_loss)]
+    if report.written:
+        lines += ["", "## Written since that rollback", ""]
+        lines += [f"- {one.table}: {one.rows} rows added or changed" for one in report.written]
     if report.replay:
-        lines += ["", f"## {in_words(report.replay)}", "", "| table | inserted | updated | deleted | put aside |"]
+        since = "that rollback" if report.undoes else "the backup"
+        lines += [
+            "",
+            f"## {in_words(report.replay, since=since)}",
+            "",
+            "| table | inserted | updated | deleted | put aside |",
+        ]
         lines += ["|---|---:|---:|---:|---:|"]
         lines += [
             f"| {one.table} | {one.inserted} | {one.updated} | {one.deleted} | {one.quarantined} |"
@@ -92,7 +101,7 @@ def record_rollback(connections: Connections, report: RollbackReport) -> str:
     create_markdown_artifact(
         key=f"rollback-report-{report.environment}",
         markdown="\n".join(lines),
-        description=f"Rollback {report.scope} of {report.environment}: {report.state}",
+        description=f"{report.what.capitalize()} of {report.environment}: {report.state}",
     )
     return where
 
@@ -107,6 +116,12 @@ def open_incident(connections: Connections, report: RollbackReport, entries: Seq
         description=f"Incident on {report.environment}, kept as {opened.where}",
     )
     return opened
+
+
+def _database(report: RollbackReport) -> str:
+    if report.undoes is not None and report.kept_database is not None:
+        return "the one that the rollback had replaced"
+    return report.backup_id or "unchanged"
 
 
 def triggered_by_run() -> str:

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from runbook.connections import Connections
 from runbook.errors import RefusedError
-from runbook.stages import rollback
-from runbook.stages.rollback import RollbackPlan, RollbackRequest
+from runbook.stages import rollback, undo_rollback
+from runbook.stages.rollback import ConsentRequest, RollbackPlan, RollbackRequest
+from runbook.stages.undo_rollback import UndoPlan, UndoRequest
 from tasks.retries import stage_task
 
 _CONSENT_WITHIN_S = 900
@@ -30,15 +31,19 @@ class RollbackConsent(RunInput):
 def plan_rollback(connections: Connections, request: RollbackRequest) -> RollbackPlan:
     """See `runbook.stages.rollback.plan_rollback`; leaves the plan, with its loss in rows, as an artifact."""
     plan = rollback.plan_rollback(connections, request)
-    create_markdown_artifact(
-        key=f"rollback-quote-{connections.settings.name}",
-        markdown=plan.render(),
-        description=f"What this rollback would do. Reason: {request.reason}",
-    )
+    _show(connections, plan, request)
     return plan
 
 
-def ask_consent(connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
+@stage_task("Plan", retries=2)
+def plan_undo(connections: Connections, request: UndoRequest) -> UndoPlan:
+    """See `runbook.stages.undo_rollback.plan_undo`; leaves the plan as an artifact."""
+    plan = undo_rollback.plan_undo(connections, request)
+    _show(connections, plan, request)
+    return plan
+
+
+def ask_consent(connections: Connections, plan: RollbackPlan, request: ConsentRequest) -> str:
     """Return who consented, and the note: whoever passed `yes`, else a person who resumes the paused run in the UI.
 
     Not a task: Prefect pauses flows, not tasks. The input has no default, so an empty answer is not accepted.
@@ -58,3 +63,11 @@ def ask_consent(connections: Connections, plan: RollbackPlan, request: RollbackR
             f"{answer.approver} typed {answer.environment!r} instead of {name!r} to {plan.scope}; nothing was changed"
         )
     return f"{answer.approver}: {answer.note}"
+
+
+def _show(connections: Connections, plan: RollbackPlan, request: ConsentRequest) -> None:
+    create_markdown_artifact(
+        key=f"rollback-quote-{connections.settings.name}",
+        markdown=plan.render(),
+        description=f"What this rollback would do. Reason: {request.reason}",
+    )

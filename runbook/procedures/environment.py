@@ -1,4 +1,4 @@
-"""What is decided about an environment: opening its lock, releasing it, confirming a deploy. All of it written down.
+"""What is decided about an environment: its lock, its hold, its deploy, its kept databases. All of it written down.
 
 Source: runbook, "Rollback Procedures" (nobody deploys the bad commit again before its cause is mended).
 """
@@ -13,9 +13,10 @@ from runbook.clients.environment_lock import LockedError, LockState
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError
-from runbook.journal import EntryKind
+from runbook.journal import Effect, EntryKind
 from runbook.procedures.changing import Change, changing, hold_of, lock_of
 from runbook.rules.identifiers import time_stamp
+from runbook.stages.kept import KeptDatabase, drop_kept, kept_databases, require_kept
 from runbook.stages.preparation import end_preparations, expire_preparations, expired_preparations
 
 _log = logging.getLogger(__name__)
@@ -109,6 +110,31 @@ def finish_expiry(change: Change) -> tuple[str, ...]:
     ended = expire_preparations(change.connections)
     change.journal.end("expired")
     return ended
+
+
+def drop_kept_database(connections: Connections, name: str, *, by: str) -> KeptDatabase:
+    """Drop a database that a swap has replaced, and return which it was; the rollback cannot be undone afterwards.
+
+    Raises:
+        InvalidInputError: it is not a kept database of this environment.
+        RefusedError: another run changes the environment.
+        TransientError: the server does not answer.
+    """
+    with changing(connections, "drop-kept", reason=f"{name} is not needed", triggered_by=by) as change:
+        kept = require_kept(connections, name)
+        change.journal.write(EntryKind.BEGUN, detail={"triggeredBy": by, "database": name, "kept": kept.render()})
+        finish_drop(change)
+    return kept
+
+
+def finish_drop(change: Change) -> None:
+    """Do what the dropping of a kept database has begun. Safe to repeat."""
+    name = change.journal.entries[0].detail["database"]
+    for kept in kept_databases(change.connections):
+        if kept.name == name:
+            with change.journal.effect(Effect.DROP, database=name):
+                drop_kept(change.connections, kept)
+    change.journal.end("dropped")
 
 
 def _require_reason(reason: str) -> None:

@@ -16,8 +16,9 @@ from runbook.journal import EntryKind
 from runbook.procedures.changing import Change, holding_lock, lock_of, stamped, unfinished
 from runbook.procedures.database_migrate import MigrateStages, recover_migrate
 from runbook.procedures.deploy import DeployStages, recover_deploy
-from runbook.procedures.environment import finish_confirm, finish_expiry, finish_release
+from runbook.procedures.environment import finish_confirm, finish_drop, finish_expiry, finish_release
 from runbook.procedures.rollback import RollbackStages, recover_rollback
+from runbook.procedures.undo_rollback import recover_undo
 from runbook.reports import DeployReport, MigrateReport, RollbackReport
 from runbook.stages import recovery
 
@@ -65,9 +66,11 @@ _PROCEDURES: dict[str, Callable[[Change], Report]] = {
     "deploy": lambda change: recover_deploy(change, DeployStages()),
     "migrate": lambda change: recover_migrate(change, MigrateStages()),
     "rollback": lambda change: recover_rollback(change, RollbackStages()),
+    "undo-rollback": recover_undo,
 }
 _DECISIONS: dict[str, Callable[[Change], object]] = {
     "release": finish_release,
     "confirm": finish_confirm,
     "expire": finish_expiry,
+    "drop-kept": finish_drop,
 }

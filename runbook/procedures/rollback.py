@@ -22,20 +22,20 @@ from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookEr
 from runbook.journal import Effect, Entry, EntryKind
 from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.publishing import publish
-from runbook.reports import FinalState, Replay, RollbackReport, RollbackScope, StepLog, TableLoss
+from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog, TableLoss, TableWritten
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
 from runbook.stages.record import OpenedIncident
-from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
-from runbook.stages.rollback import RollbackPlan, RollbackRequest
+from runbook.stages.restore import FreshDatabase, RestoredDatabase, Swap, name_to_keep
+from runbook.stages.rollback import ConsentRequest, RollbackPlan, RollbackRequest
 
 _log = logging.getLogger(__name__)
 
 
-def consent_by_flag(_connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
+def consent_by_flag(_connections: Connections, plan: RollbackPlan, request: ConsentRequest) -> str:
     """Return who approved: the person who passed `--yes`.
 
     Raises:
@@ -50,15 +50,15 @@ def consent_by_flag(_connections: Connections, plan: RollbackPlan, request: Roll
 class RollbackStages:
     """The stages that a rollback calls; by default the plain functions."""
 
-    plan_rollback: Callable[[Connections, RollbackRequest], RollbackPlan] = planning.plan_rollback
-    ask_consent: Callable[[Connections, RollbackPlan, RollbackRequest], str] = consent_by_flag
+    plan_rollback: Callable[..., RollbackPlan] = planning.plan_rollback
+    ask_consent: Callable[..., str] = consent_by_flag
     take_prepared: Callable[..., RestoredDatabase | None] = preparation.take_prepared
     restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
-    drop_restored: Callable[[Connections, RestoredDatabase], None] = restore.drop_restored
+    drop_restored: Callable[[Connections, FreshDatabase], None] = restore.drop_restored
     warm_release: Callable[[Connections, str], Release] = application.warm_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
     replay_writes: Callable[[Connections, str, str], None] = replay.replay_writes
-    swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
+    swap_in: Callable[..., Swap] = restore.swap_in
     end_preparations: Callable[..., tuple[str, ...]] = preparation.end_preparations
     undo_swap: Callable[[Connections, Swap], str | None] = restore.undo_swap
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
@@ -74,7 +74,7 @@ class RollbackFailedError(RunbookError):
     """The rollback did not end VERIFIED or UNVERIFIED; the report says what was found."""
 
     def __init__(self, report: RollbackReport) -> None:
-        lines = [f"rollback {report.scope} failed: {report.error}", f"State: {report.state}."]
+        lines = [f"{report.what} failed: {report.error}", f"State: {report.state}."]
         super().__init__("\n".join([*lines, *(f"- {finding}" for finding in report.findings)]))
         self.report = report
         if report.state is FinalState.DIVERGED:
@@ -95,6 +95,9 @@ class RollbackFacts(BaseModel):
     approved_by: str
     reason: str
     triggered_by: str
+    undoes: AwareDatetime | None = None
+    kept: str | None = None
+    written: tuple[TableWritten, ...] = ()
 
 
 @dataclass
@@ -105,9 +108,9 @@ class _Progress:
     plan: RollbackPlan
     steps: StepLog
     journal: Journal
-    restored: RestoredDatabase | None = None
+    fresh: FreshDatabase | None = None
     kept: str | None = None
-    replay: Replay | None = None
+    swapped: Swap | None = None
     findings: list[str] = field(default_factory=list[str])
 
     def began(self, effect: Effect) -> bool:
@@ -127,15 +130,25 @@ def rollback(
         RollbackFailedError: it failed. Before its last effect everything is put back; after it the state is DIVERGED.
         LostLockError: another run took over; this one did nothing more.
     """
-    stages = stages or RollbackStages()
-    steps = StepLog()
     if request.discard_writes:
         connections = connections.discarding_writes()
+    return take_back(connections, "rollback", request, stages or RollbackStages())
+
+
+def take_back(
+    connections: Connections, procedure: str, request: ConsentRequest, stages: RollbackStages
+) -> RollbackReport:
+    """Plan, ask for consent, and roll back as planned; `procedure` is the name of that in the lock and the journal.
+
+    Raises:
+        As `rollback`.
+    """
+    steps = StepLog()
     consented: tuple[RollbackPlan, str] | None = None
     if not request.yes:
         shown = steps.run("Plan", stages.plan_rollback, connections, request)
         consented = (shown, steps.run("Consent", stages.ask_consent, connections, shown, request))
-    with changing(connections, "rollback", reason=request.reason, triggered_by=request.triggered_by) as change:
+    with changing(connections, procedure, reason=request.reason, triggered_by=request.triggered_by) as change:
         if consented is None:
             plan = steps.run("Plan", stages.plan_rollback, change.connections, request)
             approved_by = steps.run("Consent", stages.ask_consent, change.connections, plan, request)
@@ -159,10 +172,13 @@ def recover_rollback(change: Change, stages: RollbackStages) -> RollbackReport:
     target = connections.host.release(facts.to_release_id) if facts.to_release_id else None
     backup = connections.store.manifest(facts.backup_id) if facts.backup_id else None
     tests = smoke_tests(connections, (target or active).git_sha)
-    plan = RollbackPlan(facts.scope, active, target, tests, backup, facts.data_loss)
+    fresh = FreshDatabase(facts.kept) if facts.kept else None
+    plan = RollbackPlan(facts.scope, active, target, tests, backup, facts.data_loss, undoes=facts.undoes, kept=fresh)
     progress = _Progress(facts, plan, StepLog(), journal)
     swapped = progress.began(Effect.SWAP) and stages.has_swapped(connections)
     if not (swapped or journal.has_passed or progress.began(Effect.ROLL_BACK_APPLICATION)):
+        if fresh is not None:
+            stages.drop_restored(connections, fresh)
         state = _probed(connections, stages, progress)
         error = StageError("the run died before anything was changed")
         return _conclude(connections, stages, progress, state, error)
@@ -177,7 +193,7 @@ def recover_rollback(change: Change, stages: RollbackStages) -> RollbackReport:
 
 def _rollback(
     change: Change,
-    request: RollbackRequest,
+    request: ConsentRequest,
     plan: RollbackPlan,
     approved_by: str,
     steps: StepLog,
@@ -194,6 +210,9 @@ def _rollback(
         approved_by=approved_by,
         reason=request.reason,
         triggered_by=request.triggered_by,
+        undoes=plan.undoes,
+        kept=plan.kept.name if plan.kept else None,
+        written=plan.written,
     )
     journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
     progress = _Progress(facts, plan, steps, journal)
@@ -217,20 +236,17 @@ def _rollback(
 
 
 def _same(consented: RollbackPlan, now: RollbackPlan) -> RollbackPlan:
-    def essence(plan: RollbackPlan) -> tuple[str, str | None, str | None]:
-        target, backup = plan.target, plan.backup
-        return (plan.active.git_sha, target.git_sha if target else None, backup.backup_id if backup else None)
-
-    if essence(consented) != essence(now):
+    if consented.essence != now.essence:
         raise RefusedError(
             f"while consent was awaited things changed; nothing was done. It would now be:\n{now.render()}\n"
-            "Start the rollback again if this is what you want."
+            "Start again if this is what you want."
         )
     return now
 
 
 def _roll_back(connections: Connections, stages: RollbackStages, progress: _Progress) -> None:
     plan, run, journal = progress.plan, progress.steps.run, progress.journal
+    progress.fresh = plan.kept
     restored = None
     if plan.backup is not None:
         with journal.effect(Effect.COPY, backupId=plan.backup.backup_id):
@@ -240,7 +256,7 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
                 restored = run(
                     "Database: Restore Beside", stages.restore_beside, connections, backup_id, purpose="restored"
                 )
-            progress.restored = restored  # inside: also when the outcome cannot be written there is something to drop
+            progress.fresh = restored  # inside: also when the outcome cannot be written there is something to drop
     if plan.target is not None:
         warm = run("Application: Warm", stages.warm_release, connections, plan.target.release_id)
         if plan.scope is RollbackScope.APP_ONLY:
@@ -248,9 +264,10 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
             run("Application: Smoke Tests in Private", stages.smoke_release, connections, warm, plan.smoke_tests)
     if restored is not None:
         run("Database: Replay Writes", stages.replay_writes, connections, restored.backup_id, restored.name)
-        with journal.effect(Effect.SWAP, restored=restored.name):
-            swapped = run("Database: Swap", stages.swap_in, connections, restored)
-        progress.kept, progress.replay = swapped.kept, swapped.replay
+    if progress.fresh is not None:
+        with journal.effect(Effect.SWAP, restored=progress.fresh.name):
+            progress.swapped = run("Database: Swap", stages.swap_in, connections, progress.fresh)
+        progress.kept = progress.swapped.kept
     _switch(connections, stages, progress)
     journal.write(EntryKind.PASSED)
 
@@ -269,8 +286,9 @@ def _verified(
 ) -> tuple[FinalState, StageError | None]:
     """Hold the environment, so that nobody deploys the bad release again, and verify what runs."""
     facts = progress.facts
-    bad = progress.plan.active.version if progress.plan.target else None
-    hold = Hold(reason=facts.reason, by=facts.triggered_by, since=datetime.now(UTC), run=progress.journal.run)
+    bad = progress.plan.active.version if progress.plan.target and not facts.undoes else None
+    undone = f"the rollback of {facts.undoes:%Y-%m-%d %H:%M:%S} UTC was undone: " if facts.undoes else ""
+    hold = Hold(reason=undone + facts.reason, by=facts.triggered_by, since=datetime.now(UTC), run=progress.journal.run)
     with progress.journal.effect(Effect.HOLD):
         hold_of(connections).place(hold.model_copy(update={"bad_version": bad}))
     if progress.kept is not None:
@@ -287,21 +305,21 @@ def _verified(
 
 def _undo(connections: Connections, stages: RollbackStages, progress: _Progress, failure: BaseException) -> FinalState:
     """Put everything back, in reverse order, and return the state that probes find."""
-    run, plan, restored = progress.steps.run, progress.plan, progress.restored
+    run, plan, fresh = progress.steps.run, progress.plan, progress.fresh
     try:
         if progress.began(Effect.ROLL_BACK_APPLICATION):
             run("Undo: Application", stages.roll_back_release, connections, plan.active)
         # Only a StageError says that the names did not change; after anything else the swap may have happened.
         unknown = progress.kept is None and not isinstance(failure, StageError)
-        if restored is not None and progress.began(Effect.SWAP):
+        if fresh is not None and progress.began(Effect.SWAP):
             if unknown and stages.has_swapped(connections):
                 progress.kept = name_to_keep(connections)
             if progress.kept is not None:
-                written = run("Undo: Swap", stages.undo_swap, connections, Swap(progress.kept, restored))
-                progress.kept, progress.restored = None, None
+                written = run("Undo: Swap", stages.undo_swap, connections, Swap(progress.kept, fresh))
+                progress.kept, progress.fresh, progress.swapped = None, None, None
                 progress.findings += [written] if written else []
-        if progress.restored is not None:
-            run("Undo: Drop Restored", stages.drop_restored, connections, progress.restored)
+        if progress.fresh is not None:
+            run("Undo: Drop Restored", stages.drop_restored, connections, progress.fresh)
         for intent in reversed(progress.journal.open_intents()):
             progress.journal.undone(intent)
     except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, a person has to look
@@ -343,7 +361,7 @@ def _conclude(
 def _report(
     connections: Connections, progress: _Progress, state: FinalState, error: BaseException | None
 ) -> RollbackReport:
-    facts, plan, steps = progress.facts, progress.plan, progress.steps
+    facts, plan, steps, swapped = progress.facts, progress.plan, progress.steps, progress.swapped
     return RollbackReport(
         environment=connections.settings.name,
         timestamp=facts.started,
@@ -357,7 +375,11 @@ def _report(
         to_version=plan.target.version if plan.target else None,
         data_loss=plan.data_loss,
         kept_database=progress.kept,
-        replay=progress.replay,
+        replay=swapped.replay if swapped else None,
+        undoes=facts.undoes,
+        written=facts.written,
+        swap_transaction=swapped.transaction if swapped else None,
+        passed=progress.journal.has_passed,
         duration=steps.duration_s,
         success=error is None,
         state=state,
@@ -389,7 +411,7 @@ def _publish(connections: Connections, stages: RollbackStages, report: RollbackR
         connections,
         report,
         level="warning" if report.success else "error",
-        title=f"rollback {report.scope} on {report.environment}{failed}: {report.state}",
+        title=f"{report.what} on {report.environment}{failed}: {report.state}",
         record=stages.record_rollback,
         notify=stages.notify,
         more=(f"Incident report: {report.incident_report or 'it could not be opened'}",),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from runbook.clients.application_host import Release
 from runbook.connections import Connections
@@ -20,6 +22,7 @@ from runbook.reports import (
     RollbackScope,
     RollbackVerdict,
     TableLoss,
+    TableWritten,
 )
 from runbook.rules.migration_names import Phase
 from runbook.rules.releases import ReleaseRecord, choose_target
@@ -30,6 +33,26 @@ from runbook.stages.identity import require_identity
 from runbook.stages.migration_plan import applied_to, required_migrations
 from runbook.stages.quote import quote_loss
 from runbook.stages.replay import replay_method
+from runbook.stages.restore import FreshDatabase
+
+
+class ConsentRequest(Protocol):
+    """What every request says that somebody has to consent to; with `yes` whoever asks has consented."""
+
+    @property
+    def reason(self) -> str:
+        """Why; it is recorded."""
+        ...
+
+    @property
+    def yes(self) -> bool:
+        """Whether whoever asks consents."""
+        ...
+
+    @property
+    def triggered_by(self) -> str:
+        """Who or what asks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,8 @@ class RollbackPlan:
     """What a rollback would do. `target` is None for the database alone, `backup` for the application alone.
 
     `data_loss` is what was written since the backup; it is lost only where the `method` of its replay is NONE.
+    When the rollback of the time `undoes` is undone, its `kept` database comes back instead of a restored backup, and
+    `written` are the rows written since.
     """
 
     scope: RollbackScope
@@ -61,6 +86,16 @@ class RollbackPlan:
     verdict: RollbackVerdict | None = None
     method: ReplayMethod = ReplayMethod.NONE
     alternatives: tuple[str, ...] = ()
+    undoes: datetime | None = None
+    kept: FreshDatabase | None = None
+    written: tuple[TableWritten, ...] = ()
+
+    @property
+    def essence(self) -> tuple[object, ...]:
+        """What a person consents to; another plan with the same may be carried out instead."""
+        target, backup = self.target, self.backup
+        chosen = (target.git_sha if target else None, backup.backup_id if backup else None)
+        return (self.active.git_sha, *chosen, self.undoes, self.kept.name if self.kept else None)
 
     def render(self) -> str:
         """Return the plan in words, with what would be lost in rows."""
@@ -138,12 +173,18 @@ def plan_rollback(connections: Connections, request: RollbackRequest) -> Rollbac
 def release_history(reports: Sequence[DeployReport | RollbackReport]) -> list[ReleaseRecord]:
     """Return the releases that got the traffic, oldest first, from the reports of past runs.
 
-    A release that a rollback took the traffic from is marked bad, until a later deploy of its commit is VERIFIED.
+    A release that a rollback took the traffic from is marked bad, until that is undone or a later deploy of its commit
+    is VERIFIED.
     """
     bad: set[str | None] = set()
+    undoing: dict[datetime | None, bool] = {None: True}  # by time; what is undone twice is a rollback again
     for report in reports:
         if isinstance(report, RollbackReport) and report.success:
-            bad.add(report.from_git_sha)
+            undoing[report.timestamp] = not undoing.get(report.undoes, False)
+            if undoing[report.timestamp]:
+                bad.discard(report.to_git_sha)
+            else:
+                bad.add(report.from_git_sha)
         elif isinstance(report, DeployReport) and report.success and report.state is FinalState.VERIFIED:
             bad.discard(report.git_sha)
     return [

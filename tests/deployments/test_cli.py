@@ -16,6 +16,7 @@ COMMANDS = (
     "deploy",
     "deploy:checklist",
     "deploy:rollback",
+    "deploy:rollback:undo",
     "deploy:status",
     "db:backup",
     "db:backup:production",
@@ -25,6 +26,8 @@ COMMANDS = (
     "db:backup:unpin",
     "db:backups",
     "db:drill",
+    "db:kept",
+    "db:kept:drop",
     "db:migrate",
     "db:migrate:production",
     "db:migrations",
@@ -81,6 +84,8 @@ def test_options_are_read_with_and_without_the_separator_of_npm(separator: tuple
         (["deploy:rollback", "--latest", "--yes"], "--reason"),
         (["deploy:rollback", "--reason=x", "--app-only", "--db-only"], "exclude each other"),
         (["deploy:rollback", "--reason=x", "--backup=y"], "--backup"),
+        (["deploy:rollback:undo", "--yes"], "--reason"),
+        (["db:kept:drop", "--yes"], "--name"),
         (["deploy", "--strict"], "--strict"),
         (["deploy:everything"], "deploy:everything"),
         (["local:up"], "--repository"),
@@ -111,6 +116,7 @@ def test_wrong_usage_ends_with_2_and_starts_nothing(started: list[list[str]], ar
             "rollback/local",
             {"scope": "db-only", "backup_id": "backup_20250104_120000", "latest": False},
         ),
+        (["deploy:rollback:undo", "--reason=too soon", "--yes"], "undo-rollback/local", {"reason": "too soon"}),
     ],
 )
 def test_a_command_of_the_runbook_starts_its_deployment(

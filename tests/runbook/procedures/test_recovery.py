@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from runbook.clients.backup_store import BackupStore
-from runbook.clients.database_copies import drop
+from runbook.clients.database_copies import allow_sessions, drop
 from runbook.clients.environment_hold import Hold
 from runbook.clients.fingerprint import fingerprint
 from runbook.clients.folder_store import FolderStore
@@ -33,10 +33,15 @@ from runbook.journal import EntryKind
 from runbook.procedures.changing import changing, hold_of, lock_of
 from runbook.procedures.environment import force_unlock, release_hold
 from runbook.procedures.recovery import recover
-from runbook.reports import FinalState, RollbackReport
+from runbook.procedures.rollback import RollbackFailedError, rollback
+from runbook.procedures.undo_rollback import undo_rollback
+from runbook.reports import FinalState, RollbackReport, RollbackScope
 from runbook.settings import ReplayMethod, RollbackSettings, Settings
 from runbook.stages.backup import create_backup, verify_backup
+from runbook.stages.kept import kept_databases
 from runbook.stages.preparation import end_preparations
+from runbook.stages.rollback import RollbackRequest
+from runbook.stages.undo_rollback import UndoRequest
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute, query
 
@@ -49,11 +54,13 @@ child(json.loads(os.environ["CHILD"]))
 
 
 def child(given: dict[str, str]) -> None:
-    """What the process does that is killed: roll back the database, or migrate it."""
+    """What the process does that is killed: roll back the database, undo that, or migrate it."""
     from runbook.procedures.database_migrate import MigrateRequest, database_migrate
     from runbook.procedures.rollback import rollback
+    from runbook.procedures.undo_rollback import undo_rollback
     from runbook.reports import RollbackScope
     from runbook.stages.rollback import RollbackRequest
+    from runbook.stages.undo_rollback import UndoRequest
 
     settings = Settings.model_validate_json(given["settings"])
     repository = Repository(Path(settings.repository))
@@ -64,6 +71,8 @@ def child(given: dict[str, str]) -> None:
         discard = given["discard"] == "yes"
         request = RollbackRequest(RollbackScope.DB_ONLY, None, True, "a test", True, "tests", discard_writes=discard)
         rollback(connections, request)
+    elif given["procedure"] == "undo-rollback":
+        undo_rollback(connections, UndoRequest("a test", True, "tests"))
     else:
         database_migrate(connections, MigrateRequest("main", "a test", "tests"))
 
@@ -122,6 +131,12 @@ def shop(connections: Connections, repository: Repository) -> Connections:
 
 def orders(connections: Connections) -> int:
     [(count,)] = query(connections.database.url, "SELECT count(*) FROM orders")
+    return int(str(count))
+
+
+def columns(connections: Connections) -> int:
+    counted = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'orders'"
+    [(count,)] = query(connections.database.url, counted)
     return int(str(count))
 
 
@@ -219,8 +234,7 @@ def test_a_rollback_that_is_ended_in_the_middle_loses_no_acknowledged_order(
         drop(shop.database, name)
     assert not set(acknowledged) - held
     swapped = [name for name in beside() if "_before_rollback_" in name]
-    [(columns,)] = query(url, "SELECT count(*) FROM information_schema.columns WHERE table_name = 'orders'")
-    assert columns == (1 if swapped else 2), "the old schema, or the new one"
+    assert columns(shop) == (1 if swapped else 2), "the old schema, or the new one"
     end_preparations(connections)
     for name in swapped:
         end_preparations(connections, name=name)
@@ -250,6 +264,79 @@ def test_a_migration_that_is_killed(
         assert fingerprint(shop.database, "schema_migrations").schema_sha256 == before
     assert orders(shop) == 1050
     all_is_at_rest(shop, beside())
+
+
+# 1 begun, 2 swap, 3 done, 4 passed, 5 hold, 6 done, 7 ended
+@pytest.mark.parametrize("entries", [1, 2, 3, 4, 5])
+def test_an_undoing_of_a_rollback_that_is_killed(
+    rolled_back: Connections, beside: Callable[[], list[str]], entries: int
+) -> None:
+    [before] = kept_databases(rolled_back)
+    run_until(rolled_back, "undo-rollback", entries)
+    [report] = recover(rolled_back, triggered_by="tests")
+    assert isinstance(report, RollbackReport)
+    assert before.report is not None
+    assert report.undoes == before.report.timestamp
+    [kept] = kept_databases(rolled_back)
+    came_back = columns(rolled_back) == 2
+    assert came_back is (kept.name != before.name) is (report.kept_database == kept.name)
+    assert orders(rolled_back) == 1051, "no order is lost either way"
+    assert came_back is (entries > 2) or entries == 2, "what was swapped is finished, all else left as it was"
+    assert query(rolled_back.database.url, "SELECT datallowconn FROM pg_database WHERE datname = %s", kept.name) == [
+        (False,)
+    ]
+    all_is_at_rest(rolled_back, beside())
+    undone = undo_stopped_short(rolled_back) if not came_back else report
+    assert (columns(rolled_back), orders(rolled_back)) == (2, 1051), "another attempt finds what the first one left"
+    assert undone.kept_database == kept_databases(rolled_back)[0].name
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("entries", [2, 3])
+def test_an_undoing_that_is_ended_in_the_middle_loses_no_acknowledged_order(
+    rolled_back: Connections, beside: Callable[[], list[str]], entries: int, end: signal.Signals
+) -> None:
+    with ordering(rolled_back.database.url) as acknowledged:
+        time.sleep(0.3)
+        run_until(rolled_back, "undo-rollback", entries, end=end)
+        recover(rolled_back, triggered_by="tests")
+        soon = len(acknowledged) + 20
+        deadline = time.monotonic() + 20
+        while len(acknowledged) < soon:
+            assert time.monotonic() < deadline, "nobody can order any more"
+            time.sleep(0.01)
+    held = {int(str(row[0])) for row in query(rolled_back.database.url, "SELECT id FROM orders")}
+    for kept in kept_databases(rolled_back):  # a swap that was undone after somebody had written
+        allow_sessions(rolled_back.database, kept.name, allowed=True)
+        held |= {int(str(row[0])) for row in query(rolled_back.database.url_of(kept.name), "SELECT id FROM orders")}
+    assert not set(acknowledged) - held
+    all_is_at_rest(rolled_back, beside())
+
+
+@pytest.fixture
+def rolled_back(shop: Connections) -> Connections:
+    """The database is rolled back to before a migration; one order came in since."""
+    history = MigrationHistory(shop.database, shop.settings.migrations)
+    with history.locked():
+        run_together(history, [Script("0001_note", "0001_note.sql", "ALTER TABLE orders ADD COLUMN note text")])
+    with pytest.raises(RollbackFailedError):  # nothing answers at the address of this host
+        rollback(shop, RollbackRequest(RollbackScope.DB_ONLY, None, True, "a test", True, "tests"))
+    execute(shop.database.url, "INSERT INTO orders VALUES (2000)")
+    return shop
+
+
+def undo_stopped_short(connections: Connections) -> RollbackReport:
+    with pytest.raises(RollbackFailedError) as caught:  # as above
+        undo_rollback(connections, UndoRequest("a test", True, "tests"))
+    return caught.value.report
+
+
+def test_what_a_person_does_and_that_is_killed_blocks_nobody(shop: Connections) -> None:
+    with changing(shop, "drop-kept", reason="a test", triggered_by="tests") as change:
+        change.journal.write(EntryKind.BEGUN)
+    assert recover(shop, triggered_by="tests") == ()
+    with changing(shop, "confirm", reason="a test", triggered_by="tests"):
+        pass
 
 
 def test_the_next_run_is_refused_until_what_a_dead_one_left_is_recovered(shop: Connections) -> None:
