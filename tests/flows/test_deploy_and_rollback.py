@@ -139,17 +139,8 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
     deployed = released.run("deploy/local", git_ref="v2", triggered_by="tests")
     assert deployed.exit_code == 0, deployed.output
     for typed, state, served in (("prod", "FAILED", "v2"), ("local", "COMPLETED", "v1")):
-        with released.start("rollback/local", scope="app-only", reason="a test") as waiting:
-            try:
-                run_id = _paused_run(released)
-                assert served_version(released.host.public_url) == "v2", "nothing happens before consent"
-                consent = {"environment": typed, "approver": "Ada", "note": "seen it"}
-                released.api(f"flow_runs/{run_id}/resume", {"run_input": consent})
-                waiting.communicate(timeout=60)
-            finally:
-                waiting.kill()
-        run = released.api("flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})[0]
-        assert run["state_type"] == state
+        found = _consent(released, "rollback/local", typed, scope="app-only", reason="a test")
+        assert found == ("v2", state), "nothing happens before consent"
         assert served_version(released.host.public_url) == served
     newest = max((released.local.root / "logs").glob("rollback_*.json"))
     written = json.loads(newest.read_text())
@@ -164,6 +155,12 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
     assert runbook(released, "deploy:release", "--reason=mended").returncode == 0
     assert "held: no" in runbook(released, "deploy:status").stdout
     assert "nothing to recover" in runbook(released, "recover").stdout
+    assert _consent(released, "undo-rollback/local", "local", reason="too soon") == ("v1", "COMPLETED")
+    assert served_version(released.host.public_url) == "v2"
+    status = runbook(released, "deploy:status").stdout
+    assert "undo of rollback app-only" in status
+    assert "was undone: too soon" in status
+    assert runbook(released, "deploy:release", "--reason=it stays").returncode == 0
 
 
 def test_tests_of_a_commit_run_once_and_backups_every_time(released: Platform) -> None:
@@ -189,6 +186,21 @@ def test_no_secret_is_in_logs_artifacts_parameters_or_files(released: Platform) 
     for path in [*(released.local.root / "logs").iterdir(), *(released.local.root / "prefect").glob("*.log")]:
         told += path.read_text(errors="replace")
     assert not [secret for secret in secrets if secret in told]
+
+
+def _consent(platform: Platform, deployment: str, typed: str, **parameters: object) -> tuple[str | None, str]:
+    """Answer the form of a run that waits; return which version was served meanwhile, and how the run ended."""
+    with platform.start(deployment, **parameters) as waiting:
+        try:
+            run_id = _paused_run(platform)
+            served = served_version(platform.host.public_url)
+            consent = {"environment": typed, "approver": "Ada", "note": "seen it"}
+            platform.api(f"flow_runs/{run_id}/resume", {"run_input": consent})
+            waiting.communicate(timeout=60)
+        finally:
+            waiting.kill()
+    run = platform.api("flow_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})[0]
+    return served, str(run["state_type"])
 
 
 def _paused_run(platform: Platform) -> str:
