@@ -372,6 +372,28 @@ def test_without_consent_the_quote_is_shown_and_nothing_is_changed(shop: Shop) -
     assert shop.served() == "v1"
 
 
+def test_the_terminal_shows_the_quote_and_asks_for_the_name_of_the_environment(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def connect(_environment: str) -> Connections:
+        return shop.connections
+
+    def run_deployment(flow: str, environment: str, _parameters: object) -> None:
+        started.append(f"{flow}/{environment}")
+
+    monkeypatch.setattr("deployments.cli.connect", connect)
+    monkeypatch.setattr("deployments.cli.run_deployment", run_deployment)
+    kept = shop.roll_back().kept_database
+    argv = ["deploy:rollback:undo", "--environment=test", "--reason=too soon"]
+    refused = CliRunner().invoke(cli, argv, input="production\n")
+    assert (refused.exit_code, started) == (3, [])
+    assert f"{kept} is swapped back" in refused.output
+    assert CliRunner().invoke(cli, argv, input="test\n").exit_code == 0
+    assert started == ["undo-rollback/test"]
+
+
 def test_kept_databases_are_listed_and_dropped_on_purpose_only(
     shop: Shop, beside: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
