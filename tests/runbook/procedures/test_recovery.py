@@ -331,14 +331,6 @@ def undo_stopped_short(connections: Connections) -> RollbackReport:
     return caught.value.report
 
 
-def test_what_a_person_does_and_that_is_killed_blocks_nobody(shop: Connections) -> None:
-    with changing(shop, "drop-kept", reason="a test", triggered_by="tests") as change:
-        change.journal.write(EntryKind.BEGUN)
-    assert recover(shop, triggered_by="tests") == ()
-    with changing(shop, "confirm", reason="a test", triggered_by="tests"):
-        pass
-
-
 def test_the_next_run_is_refused_until_what_a_dead_one_left_is_recovered(shop: Connections) -> None:
     run_until(shop, "rollback", 2)
     with (
