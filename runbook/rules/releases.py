@@ -61,7 +61,7 @@ def choose_target(history: Sequence[ReleaseRecord], active_release_id: str) -> R
     if not positions:
         raise RefusedError(
             f"The active release {active_release_id} is not among the {len(history)} recorded releases, so what came "
-            "before it is unknown. Name the release to go back to."
+            "before it is unknown. Give the traffic to a recorded one in the host's console, or deploy."
         )
     active = history[positions[-1]]
     bad = {record.release_id for record in history if record.marked_bad}
@@ -75,6 +75,18 @@ def choose_target(history: Sequence[ReleaseRecord], active_release_id: str) -> R
         f"No release before {active_release_id} can be gone back to. "
         f"Looked at: {', '.join(looked_at) or 'nothing, it is the first one recorded'}."
     )
+
+
+def recorded_target(history: Sequence[ReleaseRecord], git_sha: str) -> ReleaseRecord | None:
+    """Return the release of a commit that can be gone back to when what is active was never recorded.
+
+    That is the commit which should be active by the records: the last one that a run has seen. None when it was not
+    verified, or is marked bad.
+    """
+    records = [record for record in history if record.git_sha == git_sha]
+    if not records or any(record.marked_bad for record in records):
+        return None
+    return next((record for record in reversed(records) if record.verified), None)
 
 
 def _objection(record: ReleaseRecord, active: ReleaseRecord, bad: set[str]) -> str | None:

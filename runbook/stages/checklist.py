@@ -23,6 +23,7 @@ from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
+from runbook.stages.traffic import check_traffic
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
     plan = None
     if not any(check.outcome in (Outcome.FAILED, Outcome.COULD_NOT_RUN) for check in checks):
         checks += _variables(connections)
+        checks.append(_traffic(connections))
         try:
             plan = _plan(connections, git_ref, git_sha, version)
         except RunbookError as error:
@@ -245,6 +247,13 @@ def _variables(connections: Connections) -> list[Check]:
         return checklist.required_variables(connections.host.variable_lengths())
     except RunbookError as error:
         return [_answer("environment variables", error)]
+
+
+def _traffic(connections: Connections) -> Check:
+    try:
+        return check_traffic(connections)
+    except RunbookError as error:
+        return _answer("traffic", error)
 
 
 def _test_suite(connections: Connections) -> Check:

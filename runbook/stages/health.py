@@ -24,6 +24,7 @@ from runbook.rules.thresholds import Action, Signals, decide
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.migration_plan import applied_to, required_migrations
 from runbook.stages.rollback import RollbackPlan
+from runbook.stages.traffic import check_active
 
 _log = logging.getLogger(__name__)
 
@@ -135,15 +136,16 @@ def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, .
 
 
 def verify_rollback(connections: Connections, plan: RollbackPlan) -> tuple[Check, ...]:
-    """Check what runs after a rollback: health endpoints, served version, schema, smoke tests; then the error rate.
+    """Check what runs after a rollback: active and served release, health, schema, smoke tests; then the error rate.
 
-    The error rate is watched for the environment's time, unless something is wrong already.
+    Host and public URL have to agree on the target, as they had to before. The error rate is watched for the
+    environment's time, unless something is wrong already.
 
     Source: runbook, "Rollback Verification".
     """
     expected, since = plan.target or plan.active, datetime.now(UTC)
     smoke = run_smoke_tests(connections.host.public_url, plan.smoke_tests)
-    checks = (*probe_state(connections, expected.git_sha), *smoke)
+    checks = (_active(connections, expected), *probe_state(connections, expected.git_sha), *smoke)
     if any(check.outcome is Outcome.FAILED for check in checks):
         return checks
     watched = _watch(connections, plan.smoke_tests, expected, since, connections.settings.rollback.watch_s)
@@ -194,6 +196,13 @@ def _words(metrics: RequestMetrics) -> str:
         f"{metrics.errors} of {metrics.requests} requests failed ({metrics.error_rate_pct:.1f} %),"
         f" p95 {metrics.p95_s * 1000:.0f} ms"
     )
+
+
+def _active(connections: Connections, expected: Release) -> Check:
+    try:
+        return check_active(connections, expected)
+    except ServiceError as error:
+        return Check("active release", Outcome.COULD_NOT_RUN, str(error))
 
 
 def _check_log(connections: Connections, release: Release, since: datetime) -> Check:

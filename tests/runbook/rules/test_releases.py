@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.errors import RefusedError
-from runbook.rules.releases import ReleaseRecord, breaking_changes, choose_target
+from runbook.rules.releases import ReleaseRecord, breaking_changes, choose_target, recorded_target
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,21 @@ def test_a_target_is_always_verified_good_and_different(history: list[ReleaseRec
     assert target.verified
     assert target.git_sha != history[last].git_sha
     assert not any(item.marked_bad for item in history if item.release_id == target.release_id)
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        pytest.param([record("a"), record("b")], "b", id="the one that should be active"),
+        pytest.param([record("b"), record("b", verified=False)], "b", id="verified once"),
+        pytest.param([record("b", verified=False)], None, id="never verified"),
+        pytest.param([record("b"), record("b", bad=True)], None, id="marked bad"),
+        pytest.param([record("a")], None, id="not recorded"),
+        pytest.param([], None, id="nothing recorded"),
+    ],
+)
+def test_before_a_release_that_nobody_recorded_was_the_one_recorded_last(
+    history: list[ReleaseRecord], expected: str | None
+) -> None:
+    found = recorded_target(history, "sha-b")
+    assert (found.release_id if found else None) == expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RejectedError, TransientError
+from runbook.reports import DeployReport, FinalState
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_files import Irregularity
 from runbook.settings import MigrationSettings, TestCommand
@@ -32,6 +34,7 @@ class Shop:
 
     connections: Connections
     host: MemoryHost
+    recorded: int = 0
 
     def commit(self, files: Mapping[str, str | None], message: str = "feat: change files") -> str:
         path = self.connections.repository.path
@@ -58,7 +61,7 @@ class Shop:
         assert "nothing was changed" in str(caught.value)
         assert len(self.host.known) == 1, "nothing was staged"
         assert not self.connections.store.manifests()
-        assert not self.connections.store.history()
+        assert len(self.connections.store.history()) == self.recorded
         return str(caught.value)
 
 
@@ -224,9 +227,28 @@ def with_a_running_commit_that_is_gone(shop: Shop) -> None:
     shop.host.known.pop("r1")
 
 
+def with_traffic_changed_by_hand(shop: Shop) -> None:
+    report = DeployReport(
+        environment="test",
+        timestamp=datetime(2025, 1, 4, 12, tzinfo=UTC),
+        git_ref="v7",
+        git_sha="e" * 40,
+        version="v7",
+        reason="test",
+        triggered_by="test",
+        duration=1,
+        success=True,
+        state=FinalState.VERIFIED,
+        steps=(),
+    )
+    shop.connections.store.write_deploy(report)
+    shop.recorded = 1
+
+
 @pytest.mark.parametrize(
     ("prepare", "name", "said"),
     [
+        (with_traffic_changed_by_hand, "traffic", "the records say v7"),
         (without_an_optional_variable, "SLACK_WEBHOOK_URL", "Notifications: not set"),
         (without_a_test_suite, "test suite", "no command is configured"),
         (with_a_breaking_change, "breaking changes", "feat!: drop the old API"),

@@ -445,10 +445,19 @@ def test_a_rollback_is_verified_against_the_release_that_has_to_run(shop: Shop) 
     assert state_of(verify_rollback(shop.connections, to_this)) is FinalState.VERIFIED
     database_alone = rollback_plan(shop.release, None, SMOKE)
     assert state_of(verify_rollback(shop.connections, database_alone)) is FinalState.VERIFIED
+    by_hand = rollback_plan(other, replace(shop.release, release_id="r8"), SMOKE)
+    assert state_of(verify_rollback(shop.connections, by_hand)) is FinalState.DIVERGED, "served, and not active"
     still_the_bad_one = rollback_plan(shop.release, replace(shop.release, git_sha="c" * 40), ())
     assert state_of(verify_rollback(shop.connections, still_the_bad_one)) is FinalState.DIVERGED
     shop.application.answers["/orders"] = (500, json.dumps({"error": "no table"}))
     assert state_of(verify_rollback(shop.connections, to_this)) is FinalState.DIVERGED
+
+
+def test_a_host_that_does_not_say_what_is_active_leaves_a_rollback_unverified(shop: Shop) -> None:
+    shop.host.counted = lambda: counts(100, 0)
+    shop.host.breaks["active"] = TransientError("no answer")
+    checks = verify_rollback(shop.connections, rollback_plan(shop.release, None, SMOKE))
+    assert state_of(checks) is FinalState.UNVERIFIED
 
 
 @pytest.mark.parametrize(
