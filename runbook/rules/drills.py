@@ -1,8 +1,9 @@
-"""Restore drills: how much a failure could have cost, and whether the next drill is due."""
+"""Restore drills: how much a failure could have cost, whether the next drill is due, how long a restore will take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -10,8 +11,49 @@ from runbook.reports import DrillReport
 from runbook.settings import DrillSettings
 
 _DAY_S = 86_400
+_LAST_DRILLS = 3
 _CLOCK_TOLERANCE_S = 60
 """Two machines' clocks may differ by so much before a drill counts as one from the future."""
+
+
+@dataclass(frozen=True)
+class RestorePrediction:
+    """How long a restore will take, in seconds, and what says so.
+
+    0 when nothing is left to restore, None when nothing like it was ever measured.
+    """
+
+    duration_s: float | None
+    basis: str
+
+    def render(self) -> str:
+        """Return it in words."""
+        return f"about {duration_in_words(self.duration_s)}, {self.basis}" if self.duration_s else self.basis
+
+
+def predict_restore(
+    *, is_prepared: bool, measured_s: float | None, size_bytes: int, drills: Sequence[DrillReport]
+) -> RestorePrediction:
+    """Predict how long it takes to restore a backup, by what was measured, the best evidence first.
+
+    Args:
+        is_prepared: the backup is restored already, and kept ready.
+        measured_s: what restoring this very backup in full took; None when it never was.
+        size_bytes: its size, as stored.
+        drills: the reports of restore drills, oldest first. Of the last few successful ones the slowest counts,
+            scaled by size: a prediction that is too long costs less than one that is too short.
+
+    Source: runbook, "Disaster Recovery" (recovery time objective).
+    """
+    if is_prepared:
+        return RestorePrediction(0.0, "none, it is restored already; only to catch up and to swap is left")
+    if measured_s is not None:
+        return RestorePrediction(measured_s, "as the restore of this very backup took")
+    measured = [(one.rto_s, one.size_bytes) for one in drills if one.success and one.rto_s is not None]
+    if size_bytes and (last := [(rto_s, size) for rto_s, size in measured[-_LAST_DRILLS:] if size]):
+        predicted_s = max(rto_s * size_bytes / size for rto_s, size in last)
+        return RestorePrediction(predicted_s, f"by the restore drills (last {len(last)}, scaled by size)")
+    return RestorePrediction(None, "nobody knows, it was never measured (`runbook db:drill`)")
 
 
 def recovery_point_s(created: Sequence[datetime], *, now: datetime, window_days: float = 7) -> float | None:

@@ -69,12 +69,22 @@ def take_prepared(connections: Connections, backup_id: str, *, purpose: str) -> 
     Raises:
         TransientError: the server does not answer.
     """
-    name = prepared_name(connections, backup_id)
-    if name not in databases_beside(connections.database, connections.database.name):
+    if not is_prepared(connections, backup_id):
         return None
+    name = prepared_name(connections, backup_id)
     taken = connections.database.beside(purpose)
     rename_copy(connections.database, name, taken, is_open=True)
     return RestoredDatabase(taken, backup_id, 0.0)
+
+
+def is_prepared(connections: Connections, backup_id: str) -> bool:
+    """Return whether a backup is restored already, and kept ready.
+
+    Raises:
+        TransientError: the server does not answer.
+    """
+    beside = databases_beside(connections.database, connections.database.name)
+    return prepared_name(connections, backup_id) in beside
 
 
 def preparations(connections: Connections, name: str | None = None) -> tuple[Preparation, ...]:

@@ -83,7 +83,9 @@ class _Asked:
             cannot = "the table was made after the backup"
         elif not has_key and touched_by(self.live, table, self.skipped):
             cannot = "nothing tells its rows apart, and a migration has changed it"
-        written = self._counted(then) or self._estimated(table, now, before)
+        # A table made since is in no capture that could be read through the old schema.
+        counted = self._counted(then) if known is not None else None
+        written = counted or self._estimated(table, now, before)
         return TableLoss(
             table=name,
             rows_now=now,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runbook.manifest import VerificationLevel
 from runbook.reports import DrillReport
-from runbook.rules.drills import duration_in_words, over_budget, overdue, recovery_point_s
+from runbook.rules.drills import duration_in_words, over_budget, overdue, predict_restore, recovery_point_s
 from runbook.settings import DrillSettings
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -86,6 +86,7 @@ def drill(
     rpo_s: float | None = 3600,
     error: str | None = None,
     success: bool = True,
+    size_bytes: int = 1,
 ) -> DrillReport:
     return DrillReport(
         environment="production",
@@ -95,7 +96,7 @@ def drill(
         level=VerificationLevel.FULL,
         rto_s=rto_s,
         rpo_s=rpo_s,
-        size_bytes=1,
+        size_bytes=size_bytes,
         rows=1,
         duration=1,
         success=success,
@@ -258,3 +259,71 @@ def test_a_duration_in_words_is_nearly_right(duration_s: float) -> None:
     said_s = sum(float(count) * units[unit] for count, unit in zip(words[::2], words[1::2], strict=True))
     assert len(words) in {2, 4}
     assert said_s == pytest.approx(duration_s, rel=0.05, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    ("is_prepared", "measured_s", "size_bytes", "drills", "expected_s", "said"),
+    [
+        pytest.param(
+            True,
+            40,
+            100,
+            [drill(rto_s=9, size_bytes=9)],
+            0,
+            "restored already",
+            id="prepared: nothing is left to restore",
+        ),
+        pytest.param(
+            False, 40, 100, [drill(rto_s=9, size_bytes=9)], 40, "this very backup", id="measured: not scaled at all"
+        ),
+        pytest.param(False, 0.0, 100, [], 0, "this very backup", id="measured as nothing"),
+        pytest.param(
+            False, None, 100, [drill(rto_s=10, size_bytes=50)], 20, "last 1, scaled", id="a drill half the size"
+        ),
+        pytest.param(
+            False, None, 100, [drill(rto_s=10, size_bytes=200)], 5, "last 1, scaled", id="a drill twice the size"
+        ),
+        pytest.param(
+            False,
+            None,
+            100,
+            [drill(rto_s=5, size_bytes=100), drill(rto_s=30, size_bytes=100), drill(rto_s=10, size_bytes=100)],
+            30,
+            "last 3",
+            id="the slowest",
+        ),
+        pytest.param(
+            False,
+            None,
+            100,
+            [drill(rto_s=99, size_bytes=100), *[drill(rto_s=10, size_bytes=100)] * 3],
+            10,
+            "last 3",
+            id="not one long ago",
+        ),
+        pytest.param(
+            False,
+            None,
+            100,
+            [drill(rto_s=10, size_bytes=100), drill(rto_s=99, size_bytes=100, success=False)],
+            10,
+            "last 1",
+            id="not a failed one",
+        ),
+        pytest.param(False, None, 100, [drill(rto_s=None, size_bytes=100)], None, "nobody knows", id="without a time"),
+        pytest.param(False, None, 100, [drill(rto_s=10, size_bytes=0)], None, "nobody knows", id="of nothing"),
+        pytest.param(False, None, 0, [drill(rto_s=10, size_bytes=100)], None, "nobody knows", id="of an unknown size"),
+        pytest.param(False, None, 100, [], None, "nobody knows", id="nothing was ever measured"),
+    ],
+)
+def test_how_long_a_restore_will_take(
+    is_prepared: bool,
+    measured_s: float | None,
+    size_bytes: int,
+    drills: list[DrillReport],
+    expected_s: float | None,
+    said: str,
+) -> None:
+    found = predict_restore(is_prepared=is_prepared, measured_s=measured_s, size_bytes=size_bytes, drills=drills)
+    assert found.duration_s == expected_s
+    assert said in found.render()
