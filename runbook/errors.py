@@ -2,7 +2,8 @@
 
 RunbookError                    exit code 1: it failed, and what was begun was undone
 ├── RefusedError                exit code 3: refused before the first side effect
-│   └── InvalidInputError       a field, its value, what is allowed, what to do
+│   ├── InvalidInputError       a field, its value, what is allowed, what to do
+│   └── UnansweredError         nobody consented in time
 ├── ServiceError                exit code 1: a service outside answered, or did not
 │   ├── TransientError          trying again can help
 │   └── RejectedError           trying again cannot help
@@ -40,6 +41,10 @@ class InvalidInputError(RefusedError):
     def __init__(self, field: str, value: object, allowed: str, action: str) -> None:
         super().__init__(f"{field}: {value!r} is not acceptable. Allowed: {allowed}. {action}")
         self.field = field
+
+
+class UnansweredError(RefusedError):
+    """Nobody who was asked for consent answered in time; nothing was changed."""
 
 
 class ServiceError(RunbookError):

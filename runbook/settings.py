@@ -194,7 +194,7 @@ class ReplayMethod(StrEnum):
 
 
 class RollbackSettings(_Section):
-    """How a rollback of the database keeps what was written since the backup."""
+    """How a rollback of the database keeps what was written since the backup, and how long it waits for consent."""
 
     replay: ReplayMethod = Field(
         default=ReplayMethod.AUTO, description="`none` loses what was written since the backup; it is quoted."
@@ -214,6 +214,16 @@ class RollbackSettings(_Section):
         default=10,
         gt=0,
         description="Gigabytes of WAL the server may keep for captured writes; then they are given up.",
+    )
+    consent_within_s: float = Field(
+        default=900, gt=0, le=86_400, description="Seconds that a run waits for somebody to consent in the UI."
+    )
+    unattended_sev1_after_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Seconds without an answer after which a rollback with the severity SEV1 takes the application "
+        "back alone, where the deploy has shown that this works; empty: never.",
     )
 
 
