@@ -65,7 +65,8 @@ def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
 
 @cli.command("deploy:rollback")
 @_environment
-@click.option("--reason", required=True, help="Why; it is recorded and told to everybody.")
+@click.option("--reason", default="", help="Why; it is recorded and told to everybody.")
+@click.option("--severity", type=click.Choice(["SEV1", "SEV2", "SEV3", "SEV4"]), help="How bad it is; it is recorded.")
 @click.option("--app-only", is_flag=True, help="Only the application; the database stays as it is.")
 @click.option("--db-only", is_flag=True, help="Only the database; the application stays as it is.")
 @click.option("--latest", is_flag=True, help="Use the newest verified backup that fits.")
@@ -75,9 +76,13 @@ def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
 )
 @click.option("--identity-file", help="File with the age secret key, on the worker; for encrypted backups.")
 @click.option("--yes", is_flag=True, help="Consent now, without being shown what would be lost.")
+@click.option(
+    "--ask-in-ui", is_flag=True, help="Let somebody consent in the Prefect UI; nobody has to sit at this terminal."
+)
 def deploy_rollback(
     environment: str,
     reason: str,
+    severity: str | None,
     app_only: bool,
     db_only: bool,
     latest: bool,
@@ -85,19 +90,23 @@ def deploy_rollback(
     discard_writes: bool,
     identity_file: str | None,
     yes: bool,
+    ask_in_ui: bool,
 ) -> None:
     """Take back a bad release: database and application, or one of them."""
     if app_only and db_only:
         raise click.UsageError("--app-only and --db-only exclude each other; leave both out for a full rollback")
+    if yes and ask_in_ui:
+        raise click.UsageError("--yes and --ask-in-ui exclude each other; one of them consents")
     scope = "app-only" if app_only else "db-only" if db_only else "full"
     parameters: dict[str, object] = {"scope": scope, "latest": latest, "backup_id": backup_id, "reason": reason}
     parameters["discard_writes"] = discard_writes
+    parameters["severity"] = severity
     if identity_file:
         parameters["identity_file"] = identity_file
     who = getpass.getuser()
-    if not yes:
+    if not yes and not ask_in_ui:
         _ask_consent(environment, _rollback_in_words(environment, parameters, who))
-    run_deployment("rollback", environment, {**parameters, "yes": True, "triggered_by": who})
+    run_deployment("rollback", environment, {**parameters, "yes": not ask_in_ui, "triggered_by": who})
 
 
 @cli.command("deploy:rollback:undo")

@@ -7,7 +7,8 @@ from prefect import flow
 from blocks.environment import load_environment
 from runbook.procedures import rollback as procedure
 from runbook.reports import RollbackReport, RollbackScope
-from runbook.stages.rollback import RollbackRequest
+from runbook.rules.thresholds import Severity
+from runbook.stages.rollback import NO_REASON, RollbackRequest
 from tasks import application, health, notification, record, recovery, restore
 from tasks import rollback as tasks
 
@@ -33,7 +34,8 @@ STAGES = procedure.RollbackStages(
 @flow(name="rollback", flow_run_name="rollback-{environment}-{scope}", retries=0)
 def rollback(
     environment: str,
-    reason: str,
+    reason: str = "",
+    severity: Severity | None = None,
     scope: RollbackScope = RollbackScope.FULL,
     latest: bool = False,
     backup_id: str | None = None,
@@ -46,18 +48,22 @@ def rollback(
 
     Args:
         environment: name of a registered environment, for example `local` or `production`.
-        reason: why; it is recorded and told to everybody.
+        reason: why; it is recorded and told to everybody. Left empty: "no reason given".
+        severity: how bad it is, by the runbook; it is recorded. When nobody consents to a SEV1 in time, and the
+            environment's settings have a policy for that, the application alone is taken back.
         scope: full (database and application), app-only or db-only.
-        latest: use the newest verified backup that fits.
+        latest: use the newest verified backup that fits; not with a backup_id, and not with app-only.
         backup_id: use this backup, for example backup_20250104_120000.
-        discard_writes: go back to the rows of the backup and lose what was written since; otherwise it is replayed.
-        yes: consent now; otherwise the run pauses and asks a person to type the environment's name.
+        discard_writes: go back to the rows of the backup and lose what was written since; otherwise it is replayed,
+            except by a db-only rollback without a migration since, which can mean nothing else.
+        yes: consent now; otherwise the run pauses, shows what would be lost in the artifact `rollback-quote-...` and
+            asks a person to type the environment's name.
         identity_file: path, on the machine that runs this, of the file with the age secret key; only for encrypted
             backups, and only when the environment's settings name none.
         triggered_by: who or what asked; the name of this run when left empty.
     """
     who = triggered_by or record.triggered_by_run()
-    request = RollbackRequest(scope, backup_id, latest, reason, yes, who, discard_writes)
+    request = RollbackRequest(scope, backup_id, latest, reason or NO_REASON, yes, who, discard_writes, severity)
     connections = load_environment(environment).connect().with_identity(identity_file)
     recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.rollback(connections, request, STAGES)

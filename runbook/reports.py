@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from runbook.manifest import VerificationLevel
 from runbook.rules.migration_names import Phase
+from runbook.rules.thresholds import Severity
 from runbook.settings import ReplayMethod
 
 P = ParamSpec("P")
@@ -197,6 +198,11 @@ class TableLoss(_Report):
     is_exact: bool = False
     cannot_replay: str = ""
 
+    @property
+    def rows(self) -> int:
+        """How many rows were written."""
+        return self.inserted + self.updated + self.deleted
+
     def render(self) -> str:
         """Return it in words, in one line."""
         written = f"{self.inserted} inserted, {self.updated} updated, {self.deleted} deleted"
@@ -250,6 +256,7 @@ class RollbackReport(_Report):
     scope: RollbackScope
     backup_id: str | None = None
     reason: str
+    severity: Severity | None = Field(default=None, description="How bad it was said to be.")
     triggered_by: str
     approved_by: str | None = None
     from_git_sha: str | None = None

@@ -192,8 +192,6 @@ def _database_only(demo: Demo, traffic: Traffic, before: Facts) -> None:
         "rollback/local",
         scope="db-only",
         latest=True,
-        discard_writes=True,
-        reason="orders were entered twice",
         yes=True,
     )
     facts = demo.facts()

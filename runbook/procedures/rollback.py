@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -18,13 +18,16 @@ from runbook.clients.application_host import Release
 from runbook.clients.environment_hold import Hold
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
-from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError
+from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError, UnansweredError
 from runbook.journal import Effect, Entry, EntryKind
 from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.publishing import publish
 from runbook.reports import FinalState, RollbackReport, RollbackScope, StepLog, TableLoss, TableWritten
 from runbook.rules.checklist import Check, Outcome
+from runbook.rules.drills import duration_in_words
 from runbook.rules.smoke import SmokeTest
+from runbook.rules.thresholds import Severity
+from runbook.settings import ReplayMethod
 from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
@@ -98,6 +101,7 @@ class RollbackFacts(BaseModel):
     undoes: AwareDatetime | None = None
     kept: str | None = None
     written: tuple[TableWritten, ...] = ()
+    severity: Severity | None = None
 
 
 @dataclass
@@ -125,13 +129,11 @@ def rollback(
     The lock is not held while a person thinks; what they consented to is looked at again when it is.
 
     Raises:
-        RefusedError: the plan is not possible, nobody approved it, or another run changes the environment; nothing was
-            changed.
+        RefusedError: the plan is not possible, nobody approved it and no policy did, or another run changes the
+            environment; nothing was changed.
         RollbackFailedError: it failed. Before its last effect everything is put back; after it the state is DIVERGED.
         LostLockError: another run took over; this one did nothing more.
     """
-    if request.discard_writes:
-        connections = connections.discarding_writes()
     return take_back(connections, "rollback", request, stages or RollbackStages())
 
 
@@ -147,7 +149,12 @@ def take_back(
     consented: tuple[RollbackPlan, str] | None = None
     if not request.yes:
         shown = steps.run("Plan", stages.plan_rollback, connections, request)
-        consented = (shown, steps.run("Consent", stages.ask_consent, connections, shown, request))
+        try:
+            consented = (shown, steps.run("Consent", stages.ask_consent, connections, shown, request))
+        except UnansweredError as error:
+            consented = _by_policy(shown, error)
+            if isinstance(request, RollbackRequest):
+                request = request.of_application()
     with changing(connections, procedure, reason=request.reason, triggered_by=request.triggered_by) as change:
         if consented is None:
             plan = steps.run("Plan", stages.plan_rollback, change.connections, request)
@@ -200,6 +207,8 @@ def _rollback(
     stages: RollbackStages,
 ) -> RollbackReport:
     connections, journal = change.connections, change.journal
+    if plan.backup is not None and plan.method is ReplayMethod.NONE:
+        connections = connections.discarding_writes()
     facts = RollbackFacts(
         started=datetime.now(UTC),
         scope=plan.scope,
@@ -213,6 +222,7 @@ def _rollback(
         undoes=plan.undoes,
         kept=plan.kept.name if plan.kept else None,
         written=plan.written,
+        severity=plan.severity,
     )
     journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
     progress = _Progress(facts, plan, steps, journal)
@@ -233,6 +243,20 @@ def _rollback(
     if isinstance(error, Exception):
         raise RollbackFailedError(report) from error
     raise error
+
+
+def _by_policy(shown: RollbackPlan, error: UnansweredError) -> tuple[RollbackPlan, str]:
+    """Return what the policy does when nobody answers, and who approved it: the policy.
+
+    Raises:
+        RefusedError: it does nothing; the message says why.
+    """
+    unattended = shown.unattended
+    if unattended is None or unattended.plan is None:
+        raise RefusedError(f"{error}; {unattended.objection if unattended else 'nothing was changed'}") from error
+    waited = duration_in_words(unattended.after_s)
+    plan = replace(unattended.plan, unattended=unattended)
+    return plan, f"policy for an unattended SEV1: nobody answered for {waited} (asked for: {shown.scope})"
 
 
 def _same(consented: RollbackPlan, now: RollbackPlan) -> RollbackPlan:
@@ -368,6 +392,7 @@ def _report(
         scope=plan.scope,
         backup_id=facts.backup_id,
         reason=facts.reason,
+        severity=facts.severity,
         triggered_by=facts.triggered_by,
         approved_by=facts.approved_by,
         from_git_sha=plan.active.git_sha if plan.target else None,

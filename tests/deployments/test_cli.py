@@ -81,7 +81,8 @@ def test_options_are_read_with_and_without_the_separator_of_npm(separator: tuple
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["deploy:rollback", "--latest", "--yes"], "--reason"),
+        (["deploy:rollback", "--latest", "--severity=SEV5", "--yes"], "SEV5"),
+        (["deploy:rollback", "--latest", "--yes", "--ask-in-ui"], "exclude each other"),
         (["deploy:rollback", "--reason=x", "--app-only", "--db-only"], "exclude each other"),
         (["deploy:rollback", "--reason=x", "--backup=y"], "--backup"),
         (["deploy:rollback:undo", "--yes"], "--reason"),
@@ -111,6 +112,16 @@ def test_wrong_usage_ends_with_2_and_starts_nothing(started: list[list[str]], ar
             {"scope": "full", "latest": True, "backup_id": None, "reason": "SEV1: outage", "yes": True},
         ),
         (["deploy:rollback", "--app-only", "--reason=bug", "--yes"], "rollback/local", {"scope": "app-only"}),
+        (
+            ["deploy:rollback", "--db-only", "--latest", "--yes"],
+            "rollback/local",
+            {"scope": "db-only", "latest": True, "reason": "", "severity": None, "yes": True},
+        ),
+        (
+            ["deploy:rollback", "--latest", "--severity=SEV1", "--ask-in-ui"],
+            "rollback/local",
+            {"scope": "full", "severity": "SEV1", "yes": False},
+        ),
         (
             ["deploy:rollback", "--db-only", "--backup-id=backup_20250104_120000", "--reason=bug", "--yes"],
             "rollback/local",

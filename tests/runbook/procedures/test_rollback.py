@@ -14,17 +14,18 @@ from runbook.clients.folder_store import FolderStore
 from runbook.clients.git import Repository
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
-from runbook.errors import RefusedError, RejectedError, RunbookError, StageError, TransientError
+from runbook.errors import RefusedError, RejectedError, RunbookError, StageError, TransientError, UnansweredError
 from runbook.journal import Entry
 from runbook.manifest import Verification, VerificationState
 from runbook.procedures.rollback import RollbackFailedError, RollbackStages, consent_by_flag, rollback
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.smoke import SmokeTest
-from runbook.settings import Settings
+from runbook.rules.thresholds import Severity
+from runbook.settings import ReplayMethod, Settings
 from runbook.stages.record import OpenedIncident, open_incident, record_rollback
 from runbook.stages.restore import RestoredDatabase, Swap, name_to_keep
-from runbook.stages.rollback import RollbackPlan, RollbackRequest
+from runbook.stages.rollback import RollbackPlan, RollbackRequest, Unattended
 from tests.runbook.manifests import manifest
 
 OLD, BAD = "a" * 40, "b" * 40
@@ -564,3 +565,71 @@ def test_what_changed_while_consent_was_awaited_is_not_done(
     else:
         report = rollback(rolling.connections, request_of(FULL, yes=False), stages)
         assert (report.approved_by, rolling.world.served) == ("Ada", OLD)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [(ReplayMethod.NONE, ReplayMethod.NONE), (ReplayMethod.SLOT, ReplayMethod.AUTO)]
+)
+def test_writes_are_discarded_exactly_when_the_plan_says_so(
+    rolling: RollingBack, method: ReplayMethod, expected: ReplayMethod
+) -> None:
+    seen: list[ReplayMethod] = []
+
+    def plan_rollback(_connections: Connections, _request: RollbackRequest) -> RollbackPlan:
+        return replace(plan_of(DB_ONLY), method=method)
+
+    def replay_writes(connections: Connections, _backup_id: str, _name: str) -> None:
+        seen.append(connections.settings.rollback.replay)
+
+    stages = replace(Stages(rolling.world).all(), plan_rollback=plan_rollback, replay_writes=replay_writes)
+    rollback(rolling.connections, request_of(DB_ONLY), stages)
+    assert seen == [expected]
+
+
+@dataclass
+class Unanswered:
+    """A SEV1 that nobody answers; the policy allows, or does not, and may think otherwise the second time."""
+
+    rolling: RollingBack
+    allowed: tuple[bool, bool] = (True, True)
+    scope: RollbackScope = FULL
+    planned: list[RollbackScope] = field(default_factory=list[RollbackScope])
+
+    def plan_rollback(self, _: Connections, request: RollbackRequest) -> RollbackPlan:
+        allowed = self.allowed[len(self.planned)]
+        self.planned.append(request.scope)
+        alone = plan_of(APP_ONLY) if allowed else None
+        return replace(plan_of(request.scope), unattended=Unattended(300, alone, "" if allowed else "it is unproven"))
+
+    def ask_consent(self, _connections: Connections, _plan: RollbackPlan, _request: RollbackRequest) -> str:
+        raise UnansweredError("nobody consented within 5 min; nothing was changed")
+
+    def run(self) -> RollbackReport:
+        world = self.rolling.world
+        stages = replace(Stages(world).all(), plan_rollback=self.plan_rollback, ask_consent=self.ask_consent)
+        request = replace(request_of(self.scope, yes=False), severity=Severity.SEV1)
+        return rollback(self.rolling.connections, request, stages)
+
+
+@pytest.mark.parametrize("scope", [FULL, APP_ONLY])
+def test_a_sev1_that_nobody_answers_takes_the_application_back_alone(
+    rolling: RollingBack, scope: RollbackScope
+) -> None:
+    unanswered = Unanswered(rolling, scope=scope)
+    report = unanswered.run()
+    assert unanswered.planned == [scope, APP_ONLY], "planned again under the lock"
+    assert (report.scope, report.severity, report.state) == (APP_ONLY, Severity.SEV1, FinalState.VERIFIED)
+    assert (rolling.world.served, rolling.world.databases) == (OLD, {"shop": LIVE})
+    assert report.approved_by == (f"policy for an unattended SEV1: nobody answered for 5 min (asked for: {scope})")
+
+
+def test_a_sev1_that_nobody_answers_is_refused_where_the_policy_does_not_apply(rolling: RollingBack) -> None:
+    with pytest.raises(RefusedError, match=r"nobody consented within 5 min; nothing was changed; it is unproven"):
+        Unanswered(rolling, allowed=(False, False)).run()
+    assert rolling.world == World()
+
+
+def test_a_policy_that_no_longer_applies_under_the_lock_does_nothing(rolling: RollingBack) -> None:
+    with pytest.raises(RefusedError, match="things changed"):
+        Unanswered(rolling, allowed=(True, False)).run()
+    assert rolling.world == World()

@@ -21,6 +21,7 @@ from runbook.reports import (
     RollbackVerdict,
 )
 from runbook.rules.identifiers import new_backup_id
+from runbook.settings import ReplayMethod
 from runbook.stages.backup import create_backup, verify_backup
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
 from tests.fakes.application_host import MemoryHost
@@ -125,8 +126,7 @@ class Shop:
         self.connections.store.write_rollback(report)
 
     def plan(self, scope: RollbackScope, backup_id: str | None = None, *, latest: bool = False) -> RollbackPlan:
-        discard = scope is DB_ONLY  # no migration is between these backups and now
-        request = RollbackRequest(scope, backup_id, latest, "SEV1", True, "mira", discard_writes=discard)
+        request = RollbackRequest(scope, backup_id, latest, "SEV1", True, "mira")
         return plan_rollback(self.connections, request)
 
     def target(self, scope: RollbackScope = APP_ONLY, backup_id: str | None = None, *, latest: bool = False) -> str:
@@ -369,25 +369,73 @@ def test_the_plan_says_what_would_be_lost_in_rows(shop: Shop) -> None:
     execute(database.url, "INSERT INTO orders SELECT generate_series(1, 100)")
     made = create_backup(shop.connections, reason="test", triggered_by="mira", capture=True)
     backup_id = verify_backup(shop.connections, made.backup_id).backup_id
-    assert "Nothing was written since that backup" in shop.plan(DB_ONLY, backup_id).render()
+    assert "Loses 0 rows: nothing was written since that backup" in shop.plan(DB_ONLY, backup_id).render()
     execute(database.url, "INSERT INTO orders SELECT generate_series(101, 107)")
     plan = shop.plan(DB_ONLY, backup_id)
     [loss] = plan.data_loss
     assert (loss.inserted, loss.updated, loss.deleted, loss.is_exact) == (7, 0, 0, True)
     shown = plan.render()
     assert "public.orders: 7 inserted, 0 updated, 0 deleted; 107 rows now, 100 in the backup" in shown
-    assert "All that was written since that backup is LOST" in shown
-    assert "without --discard-writes 7 of these 7 rows are replayed" in shown
-    assert "the last restore took" in shown
+    assert "Time to restore: about" in shown
+    assert "as the restore of this very backup took" in shown
     end_capture(database, backup_id)
     assert "Application" not in shown
 
 
-def test_the_database_alone_is_not_restored_to_what_it_is_already(shop: Shop) -> None:
+@pytest.mark.parametrize("discard", [True, False])
+def test_without_a_migration_since_the_database_alone_goes_back_to_the_rows_of_the_backup(
+    shop: Shop, discard: bool
+) -> None:
     shop.deploy("v1")
-    request = RollbackRequest(DB_ONLY, shop.back_up(), False, "corrupt rows", True, "mira")
-    with pytest.raises(RefusedError, match=r"would hold what it holds now.*--discard-writes"):
-        plan_rollback(shop.connections, request)
+    database = shop.connections.database
+    execute(database.url, "CREATE TABLE orders (id int PRIMARY KEY)")
+    backup_id = shop.back_up()
+    execute(database.url, "INSERT INTO orders SELECT generate_series(1, 7)")
+    request = RollbackRequest(DB_ONLY, backup_id, False, "corrupt rows", True, "mira", discard_writes=discard)
+    plan = plan_rollback(shop.connections, request)
+    assert (plan.method, plan.is_rewind) == (ReplayMethod.NONE, True)
+    shown = plan.render()
+    assert "LOSES 7 rows: all that was written since that backup. No migration was applied since" in shown
+    assert "kept, closed; `runbook deploy:rollback:undo` swaps it back" in shown
+    assert "--discard-writes" not in shown
+
+
+def test_with_a_migration_since_the_database_alone_replays_unless_told_otherwise(shop: Shop) -> None:
+    shop.deploy("v1")
+    database = shop.connections.database
+    execute(database.url, "CREATE TABLE orders (id int PRIMARY KEY)")
+    backup_id = shop.back_up()
+    execute(
+        database.url,
+        "CREATE TABLE schema_migrations (migration_name text, status text)",
+        "INSERT INTO schema_migrations VALUES ('0001_a', 'completed')",
+        "INSERT INTO orders SELECT generate_series(1, 7)",
+    )
+    plan = shop.plan(DB_ONLY, backup_id)
+    assert (plan.method, plan.is_rewind) == (ReplayMethod.DIFFERENCE, False)
+    assert "--discard-writes goes back to the rows of the backup; loses" in plan.render()
+    request = RollbackRequest(DB_ONLY, backup_id, False, "corrupt rows", True, "mira", discard_writes=True)
+    plan = plan_rollback(shop.connections, request)
+    assert (plan.method, plan.is_rewind) == (ReplayMethod.NONE, False)
+    assert "without --discard-writes the writes are replayed; loses" in plan.render()
+
+
+def test_a_full_rollback_shows_every_other_way_with_its_loss(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2", verdict=verdict(full=Legality.LEGAL, app_only=Legality.LEGAL))
+    execute(shop.connections.database.url, "CREATE TABLE orders (id int PRIMARY KEY)", "INSERT INTO orders VALUES (1)")
+    shown = shop.plan(FULL, latest=True).render()
+    assert "Instead: --app-only takes the application back to v1; loses 0 rows (legal: seen of app_only)." in shown
+    assert "Instead: --db-only keeps v2 on the schema of backup_" in shown
+    assert "Instead: --discard-writes goes back to the rows of the backup; loses 1 row." in shown
+
+
+def test_a_full_rollback_says_which_other_ways_there_are_not(shop: Shop) -> None:
+    shop.deploy("v1")
+    shop.deploy("v2", verdict=verdict(full=Legality.LEGAL, app_only=Legality.ILLEGAL), migration="0001_a")
+    shown = shop.plan(FULL, latest=True).render()
+    assert "Instead: not --app-only: a rollback app-only of v2 does not work: seen of app_only" in shown
+    assert "--db-only" not in shown, "v2 cannot use the schema of the backup"
 
 
 def test_discarding_writes_makes_no_sense_for_the_application_alone(shop: Shop) -> None:
@@ -403,4 +451,4 @@ def test_the_plan_for_the_application_alone_promises_no_loss(shop: Shop) -> None
     shop.deploy("v2")
     shown = shop.plan(APP_ONLY).render()
     assert "back to v1" in shown
-    assert "lost" not in shown
+    assert "lost" not in shown.lower()
