@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -163,6 +163,24 @@ def test_a_rollback_without_yes_waits_for_a_person_and_takes_only_the_right_word
     assert runbook(released, "deploy:release", "--reason=it stays").returncode == 0
 
 
+def test_a_sev1_that_nobody_answers_is_announced_and_takes_the_application_back(released: Platform) -> None:
+    deployed = released.run("deploy/local", git_ref="v2", triggered_by="tests")
+    assert deployed.exit_code == 0, deployed.output
+    _register_hasty(released)
+    outcome = released.run(
+        "rollback/local", environment="hasty", severity="SEV1", scope="full", latest=True, triggered_by="tests"
+    )
+    assert (outcome.exit_code, outcome.state) == (0, "COMPLETED"), outcome.output
+    assert served_version(released.host.public_url) == "v1"
+    newest = json.loads(max((released.local.root / "logs").glob("rollback_*.json")).read_text())
+    assert (newest["scope"], newest["severity"], newest["reason"]) == ("app-only", "SEV1", "no reason given")
+    assert newest["approvedBy"].startswith("policy for an unattended SEV1: nobody answered for 3 s (asked for: full)")
+    announced = (released.local.root / "logs" / "notifications.log").read_text()
+    assert "rollback full on local waits for consent: no reason given" in announced
+    assert "UTC, the application alone goes back to v1" in announced
+    assert runbook(released, "deploy:release", "--reason=mended").returncode == 0
+
+
 def test_tests_of_a_commit_run_once_and_backups_every_time(released: Platform) -> None:
     newest = released.host.releases()[0].version  # the database may have a migration that older ones do not know
     runs = [released.run("deploy/local", git_ref=newest, triggered_by="tests") for _ in range(2)]
@@ -211,3 +229,20 @@ def _paused_run(platform: Platform) -> str:
             return str(runs[0]["id"])
         time.sleep(0.3)
     pytest.fail("the run never paused")
+
+
+def _register_hasty(platform: Platform) -> None:
+    """Save the environment `local` once more, under a name of its own, with a policy that does not wait long."""
+    [local] = [
+        one for one in platform.api("block_documents/filter", {}) if one["name"] == "local" and _is_environment(one)
+    ]
+    data = local["data"]
+    for name, reference in local["block_document_references"].items():
+        data[name] = {"$ref": {"block_document_id": reference["block_document"]["id"]}}
+    data["settings"]["rollback"]["unattended_sev1_after_s"] = 3.0
+    ids = {name: local[name] for name in ("block_schema_id", "block_type_id")}
+    platform.api("block_documents/", {"name": "hasty", "data": data, **ids})
+
+
+def _is_environment(block: dict[str, Any]) -> bool:
+    return block["block_type"]["slug"] == "runbook-environment"
