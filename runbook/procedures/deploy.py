@@ -197,6 +197,8 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
     except LostLockError:
         raise
     except BaseException as error:  # also a cancelled run has to be undone; raised again below
+        if change.journal.has_passed and not isinstance(error, Exception):
+            raise  # the release has passed, and stays: whoever recovers the run finishes it
         report = _failed(connections, stages, progress, error)
         if isinstance(error, Exception):
             raise DeployFailedError(report) from error

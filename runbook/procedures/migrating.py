@@ -20,7 +20,7 @@ from runbook.reports import Rehearsal, StepLog, TableLoss
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
 from runbook.rules.verdict import undo_reason
-from runbook.stages import backup, migration, notification, preparation, quote, rehearsal, replay, restore
+from runbook.stages import backup, migration, notification, preparation, quote, recovery, rehearsal, replay, restore
 from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.replay import in_words
 from runbook.stages.restore import RestoredDatabase, Swap
@@ -48,6 +48,7 @@ class MigrationStages:
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
     prepare_rollback: Callable[..., str] = preparation.prepare_rollback
     end_preparations: Callable[..., tuple[str, ...]] = preparation.end_preparations
+    drop_copies: Callable[[Connections], None] = recovery.drop_copies
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
 
 
@@ -144,6 +145,7 @@ def undo(connections: Connections, stages: MigrationStages, run: Migrating, *, b
 
     Source: runbook, "Stage 4: Database Migration" ("Automatic rollback on failure").
     """
+    _drop_copies(connections, stages, run)
     made = run.backup
     begun = [intent for intent in run.journal.open_intents() if intent.effect is Effect.MIGRATE]
     if made is None or not begun:
@@ -179,6 +181,14 @@ def settle_preparations(
             stages.end_preparations(connections, other_than=run.backup.backup_id)
     except RunbookError as failure:  # the server keeps more than it has to, until retention sees to it
         run.findings.append(f"more is kept ready for a rollback than needed: {failure}")
+
+
+def _drop_copies(connections: Connections, stages: MigrationStages, run: Migrating) -> None:
+    """Drop the copies that nobody else drops when a run was interrupted between two stages; they are no way back."""
+    try:
+        stages.drop_copies(connections)
+    except RunbookError as error:
+        run.findings.append(f"a copy that this run had made may still be there: {error}")
 
 
 def _say_undone(run: Migrating, names: Sequence[str]) -> None:

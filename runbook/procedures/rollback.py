@@ -66,6 +66,7 @@ class RollbackStages:
     undo_swap: Callable[[Connections, Swap], str | None] = restore.undo_swap
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
     has_swapped: Callable[[Connections], bool] = recovery.has_swapped
+    drop_copies: Callable[[Connections], None] = recovery.drop_copies
     verify_rollback: Callable[[Connections, RollbackPlan], tuple[Check, ...]] = health.verify_rollback
     probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
     notify: Callable[[Connections, str, str, str], tuple[str, ...]] = notification.notify
@@ -233,7 +234,9 @@ def _rollback(
         state, error = _verified(connections, stages, progress)
     except LostLockError:
         raise
-    except BaseException as failure:  # noqa: BLE001 - also a cancelled run has to be undone; raised again below
+    except BaseException as failure:  # also a cancelled run has to be undone; raised again below
+        if journal.has_passed and not isinstance(failure, Exception):
+            raise  # all is done, and only its verification was cut off: whoever recovers it goes on with that
         error = failure
         if not journal.has_passed:
             state = _undo(connections, stages, progress, failure)
@@ -344,6 +347,8 @@ def _undo(connections: Connections, stages: RollbackStages, progress: _Progress,
                 progress.findings += [written] if written else []
         if progress.fresh is not None:
             run("Undo: Drop Restored", stages.drop_restored, connections, progress.fresh)
+        elif progress.began(Effect.COPY):  # interrupted before anybody could take note of it
+            run("Undo: Drop Copies", stages.drop_copies, connections)
         for intent in reversed(progress.journal.open_intents()):
             progress.journal.undone(intent)
     except BaseException as error:  # noqa: BLE001 - whatever it is, also a second cancellation, a person has to look

@@ -27,13 +27,24 @@ def clean_up(connections: Connections) -> None:
     reopen(database)
     if ended := end_sessions_of_run(database):
         _log.warning("ended %d sessions of a run that died", ended)
+    drop_copies(connections)
+    for backup_id in connections.store.discard_those_of(database.stamp):
+        _log.warning("removed %s, which a run that died had not finished", backup_id)
+
+
+def drop_copies(connections: Connections) -> None:
+    """Drop the databases that a run made beside the live one and left; not one that its swap replaced. Safe to repeat.
+
+    Raises:
+        TransientError: the server does not answer.
+        RejectedError: the role may not do this.
+    """
+    database = connections.database
     kept = (name_to_keep(connections), database.beside(UNDONE))
     for name in copies_of_run(database):
         if name not in kept:
             drop(database, name)
-            _log.warning("dropped %s, left by a run that died", name)
-    for backup_id in connections.store.discard_those_of(database.stamp):
-        _log.warning("removed %s, which a run that died had not finished", backup_id)
+            _log.warning("dropped %s, which a run had left", name)
 
 
 def has_swapped(connections: Connections) -> bool:

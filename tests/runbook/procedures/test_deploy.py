@@ -177,12 +177,18 @@ class Stages:
         return made_before()
 
     def prove_by_copy(self, _: Connections, backup_id: str) -> RestoredDatabase:
-        self.world.act("proof")
+        self.world.act("proof", lambda: self.world.databases.update({"shop_rehearsal": self.world.backups[backup_id]}))
         return RestoredDatabase("shop_rehearsal", backup_id, 1.0)
 
     def rehearse_migrations(self, _: Connections, plan: MigrationPlan, copy: RestoredDatabase) -> Rehearsal:
-        self.world.act("rehearsal")
+        try:
+            self.world.act("rehearsal")
+        finally:
+            self.world.databases.pop(copy.name)
         return self.world.rehearsal or rehearsal()
+
+    def drop_copies(self, _: Connections) -> None:
+        self.world.databases.pop("shop_rehearsal", None)
 
     def schema_state(self, _: Connections) -> State:
         return State(frozenset(), frozenset())

@@ -17,6 +17,7 @@ from runbook.connections import Connections
 from runbook.errors import RefusedError, RejectedError, RunbookError, StageError, TransientError, UnansweredError
 from runbook.journal import Entry
 from runbook.manifest import Verification, VerificationState
+from runbook.procedures.changing import lock_of
 from runbook.procedures.rollback import RollbackFailedError, RollbackStages, consent_by_flag, rollback
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope, TableLoss
 from runbook.rules.checklist import Check, Outcome
@@ -120,6 +121,9 @@ class Stages:
 
     def drop_restored(self, _: Connections, restored: RestoredDatabase) -> None:
         self.world.act("drop", lambda: self.world.remove(restored.name))
+
+    def drop_copies(self, _: Connections) -> None:
+        self.world.act("drop copies", lambda: self.world.remove("shop_restored"))
 
     def warm_release(self, _: Connections, release_id: str) -> Release:
         self.world.act("warm")
@@ -364,7 +368,19 @@ def test_a_verification_that_fails_after_the_last_effect_is_never_a_success(
     assert (report.kept_database is None) is (scope is APP_ONLY)
 
 
-@pytest.mark.parametrize("error", ERRORS)
+def test_a_rollback_that_is_cancelled_during_its_verification_is_left_to_a_recovery(rolling: RollingBack) -> None:
+    rolling.world.breaks_before["verification"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        rollback(rolling.connections, request_of(FULL), Stages(rolling.world).all())
+    assert rolling.world.served == OLD, "what was done stays"
+    assert rolling.connections.store.history() == [], "nobody says how it ended before somebody has looked"
+    state = lock_of(rolling.connections).state()
+    assert state is not None
+    assert state.freed is not None
+    assert state.unfinished == (state.owner.run,), "the next one recovers it first"
+
+
+@pytest.mark.parametrize("error", [error for error in ERRORS if error.id != "cancelled"])
 def test_a_verification_that_breaks_off_is_never_a_success(rolling: RollingBack, error: BaseException) -> None:
     rolling.world.breaks_before["verification"] = error
     report, raised = rolling.run(FULL)
@@ -599,7 +615,8 @@ class Unanswered:
         allowed = self.allowed[len(self.planned)]
         self.planned.append(request.scope)
         alone = plan_of(APP_ONLY) if allowed else None
-        return replace(plan_of(request.scope), unattended=Unattended(300, alone, "" if allowed else "it is unproven"))
+        unattended = Unattended(300, alone, "" if allowed else "it is unproven")
+        return replace(plan_of(request.scope), unattended=unattended, severity=request.severity)
 
     def ask_consent(self, _connections: Connections, _plan: RollbackPlan, _request: RollbackRequest) -> str:
         raise UnansweredError("nobody consented within 5 min; nothing was changed")
