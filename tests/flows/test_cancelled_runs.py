@@ -1,13 +1,11 @@
 """Runs that are cancelled in the UI, or whose process is told to end, at every step of their journal under traffic.
 
-A few of the points are in `make test`, all of them in `make chaos`.
+All of it is in `make chaos`; one step of each kind is in `test_recovery.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -18,21 +16,14 @@ from runbook.procedures.changing import hold_of
 from runbook.procedures.environment import release_hold
 from tests.chaos.shop import Beginning, Run, Shop, check, perform, recovered, wait_for, wait_for_entries
 from tests.chaos.test_kill_matrix import ENTRIES
+from tests.flows.test_recovery import CANCEL, TERMINATE, stop
 
 if TYPE_CHECKING:
     from conftest import Platform
 
 _ENDED_WITHIN_S = 150
-CANCEL, TERMINATE = "cancelled in the UI", "told to end"
-SAMPLE = {(Run.DEPLOY, 8, CANCEL), (Run.FULL, 4, TERMINATE)}
 POINTS = [
-    pytest.param(
-        run,
-        entry,
-        how,
-        id=f"{run} {how} at entry {entry}",
-        marks=[] if (run, entry, how) in SAMPLE else [pytest.mark.chaos],
-    )
+    pytest.param(run, entry, how, id=f"{run} {how} at entry {entry}")
     for run, last in ENTRIES.items()
     for entry in range(1, last)
     for how in (CANCEL, TERMINATE)
@@ -59,6 +50,7 @@ def shop(released: Platform, traffic: Traffic) -> Generator[Shop]:
         release_hold(shop.connections(), reason="the case is over", by="tests")
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("run", "entry", "how"), POINTS)
 def test_a_run_that_is_stopped_leaves_the_old_state_or_the_new_one(
@@ -74,22 +66,13 @@ def test_a_run_that_is_stopped_leaves_the_old_state_or_the_new_one(
     )
     with begun.process:
         try:
-            stop(released, begun, how)
+            owner = json.loads(max((released.local.root / "locks" / "local").glob("????????.json")).read_text())
+            stop(released, owner["pid"], how)
             begun.process.communicate(timeout=_ENDED_WITHIN_S)
         finally:
             begun.process.kill()
     wait_for("nobody ended its journal", lambda: has_ended(begun), within_s=_ENDED_WITHIN_S)
     check(shop, traffic, before, recovered(shop))
-
-
-def stop(platform: Platform, begun: Beginning, how: str) -> None:
-    if how == TERMINATE:
-        owner = json.loads(max((platform.local.root / "locks" / "local").glob("????????.json")).read_text())
-        os.kill(owner["pid"], signal.SIGTERM)
-        return
-    newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
-    [run] = platform.api("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}, **newest})
-    platform.api(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
 
 
 def has_ended(begun: Beginning) -> bool:
