@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -121,6 +122,10 @@ class Database:
                 f"database {name} at {self.place} does not answer: {str(error).strip()} "
                 "Check that the server runs and that the URL in the environment's database block is right."
             ) from error
+        except BaseException as error:
+            # Interrupted: what is half open lives as long as the traceback, and keeps the server from a DROP DATABASE.
+            traceback.clear_frames(error.__traceback__)
+            raise
         _servers[self.url] = _Server(opened.info.server_version, bool(opened.pgconn.ssl_in_use))
         try:
             with opened as connection:
