@@ -140,7 +140,8 @@ class RollbackPlan:
         target, backup = self.target, self.backup
         chosen = (target.git_sha if target else None, backup.backup_id if backup else None)
         unattended = self.unattended is not None and self.unattended.plan is not None
-        return (self.active.git_sha, *chosen, unattended, self.undoes, self.kept.name if self.kept else None)
+        kept = self.kept.name if self.kept else None
+        return (self.active.git_sha, *chosen, self.method is ReplayMethod.NONE, unattended, self.undoes, kept)
 
     def render(self) -> str:
         """Return the plan in words, with what would be lost in rows."""

@@ -561,11 +561,18 @@ def test_a_history_that_cannot_be_read_keeps_no_incident_report_from_being_opene
     assert report.findings == ()
 
 
-@pytest.mark.parametrize(("now", "refused"), [(DB_ONLY, True), (FULL, False)])
+@pytest.mark.parametrize(
+    ("now", "method", "refused"),
+    [
+        pytest.param(DB_ONLY, ReplayMethod.SLOT, True, id="another release"),
+        pytest.param(FULL, ReplayMethod.NONE, True, id="the writes would be lost now"),
+        pytest.param(FULL, ReplayMethod.DIFFERENCE, False, id="the writes are found in another way"),
+    ],
+)
 def test_what_changed_while_consent_was_awaited_is_not_done(
-    rolling: RollingBack, now: RollbackScope, refused: bool
+    rolling: RollingBack, now: RollbackScope, method: ReplayMethod, refused: bool
 ) -> None:
-    plans = iter([plan_of(FULL), plan_of(now)])
+    plans = iter([replace(plan_of(FULL), method=ReplayMethod.SLOT), replace(plan_of(now), method=method)])
 
     def plan_rollback(_connections: Connections, _request: RollbackRequest) -> RollbackPlan:
         return next(plans)
