@@ -302,7 +302,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packages")
     pins = Path(__file__).with_name("migration_sets.txt")
     argv = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-    argv += ["--python", sys.executable, "--target", str(folder), "-r", str(pins)]
+    argv += ["--system-certs", "--python", sys.executable, "--target", str(folder), "-r", str(pins)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
