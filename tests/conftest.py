@@ -1,4 +1,4 @@
-"""Tests that share one environment run one after the other, in one process; all others are spread over two."""
+"""Tests that share one environment run one after the other, in one process; all others are spread over the rest."""
 
 from __future__ import annotations
 
