@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import ceil
 from uuid import UUID, uuid4
 
@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import FlowPauseTimeout, NotPausedError
 from prefect.flow_runs import pause_flow_run, resume_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -71,6 +72,14 @@ def ask_consent(connections: Connections, plan: RollbackPlan, request: ConsentRe
         within_s = unattended.after_s
         title = f"rollback {plan.scope} on {name} waits for consent: {request.reason}"
         notify(connections, "warning", title, unattended.announce(datetime.now(UTC)))
+    until = datetime.now(UTC) + timedelta(seconds=within_s)
+    get_run_logger().warning(
+        "Waits for your consent until %s UTC: read the artifact rollback-quote-%s, then press Resume and type %s. "
+        "To refuse, press Cancel.",
+        f"{until:%H:%M:%S}",
+        name,
+        name,
+    )
     answer = _answer(within_s, name)
     if answer is None:
         raise UnansweredError(f"nobody consented within {duration_in_words(within_s)}; nothing was changed")

@@ -331,14 +331,13 @@ def _restore_by_hand(connections: Connections, progress: _Progress) -> str:
 
 def _verdict(progress: _Progress) -> tuple[RollbackVerdict, ...]:
     run, made = progress.migrating, progress.migrating.backup
-    restore_s = run.rehearsal.restore_s if run.rehearsal else made.verification.restore_s if made else None
     return judge_rollbacks(
         has_previous=progress.previous is not None,
         pending=run.plan.pending,
         rules_found=[finding.rule for finding in run.plan.findings],
         rehearsal=run.rehearsal,
         backup_id=made.backup_id if made else None,
-        restore_s=restore_s,
+        restore_s=run.restore_s,
     )
 
 

@@ -54,7 +54,10 @@ class MigrationStages:
 
 @dataclass
 class Migrating:
-    """How far a migration got, for undoing it. `no_down` says why the down scripts are not to be used, if so."""
+    """How far a migration got, for undoing it. `no_down` says why the down scripts are not to be used, if so.
+
+    `restore_s` is how long restoring the backup took, in seconds; None when it was not restored.
+    """
 
     plan: MigrationPlan
     steps: StepLog
@@ -62,6 +65,7 @@ class Migrating:
     findings: list[str] = field(default_factory=list[str])
     undone: list[str] = field(default_factory=list[str])
     backup: BackupManifest | None = None
+    restore_s: float | None = None
     rehearsal: Rehearsal | None = None
     no_down: str | None = None
 
@@ -93,9 +97,10 @@ def back_up_and_rehearse(
     with run.journal.effect(Effect.COPY, backupId=made.backup_id):
         if rehearses or settings.rollback.prepare:
             copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
+            run.restore_s = copy.restore_s
         else:
             made = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
-            run.backup = made
+            run.backup, run.restore_s = made, made.verification.restore_s
         if copy is not None and settings.rollback.prepare:
             run.steps.run("Stage 3: Prepared Rollback", stages.prepare_rollback, connections, copy, keep=rehearses)
     if connections.second_store is not None:
@@ -223,4 +228,5 @@ def recall(connections: Connections, run: Migrating) -> None:
         if entry.effect is Effect.MIGRATE and entry.kind is EntryKind.INTENT:
             backup_id, no_down = entry.detail["backupId"], entry.detail["noDown"]
             run.backup = connections.store.manifest(str(backup_id)) if backup_id else None
+            run.restore_s = run.backup.verification.restore_s if run.backup else None
             run.no_down = str(no_down) if no_down else None

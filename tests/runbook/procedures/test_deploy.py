@@ -34,7 +34,7 @@ from runbook.rules.migration_files import Migration
 from runbook.rules.migration_names import Phase
 from runbook.rules.migration_steps import Step
 from runbook.rules.smoke import SmokeTest
-from runbook.settings import MigrationSettings, Settings
+from runbook.settings import MigrationSettings, RollbackSettings, Settings
 from runbook.stages.checklist import ChecklistFailedError, ReleasePlan
 from runbook.stages.health import Verdict, WatchResult
 from runbook.stages.migration_plan import MigrationPlan
@@ -235,8 +235,11 @@ class Stages:
         rows = self.world.backups[backup_id].rows + written
         self.world.databases[name] = replace(self.world.databases[name], rows=rows)
 
-    def prepare_rollback(self, _: Connections, copy: RestoredDatabase, *, keep: bool) -> str:
-        raise AssertionError("the settings do not ask for it")
+    def prepare_rollback(self, connections: Connections, copy: RestoredDatabase, *, keep: bool) -> str:
+        assert connections.settings.rollback.prepare, "the settings do not ask for it"
+        if not keep:
+            self.world.databases.pop(copy.name)
+        return "shop_prepared"
 
     def end_preparations(
         self, _: Connections, *, other_than: str | None = None, since: datetime | None = None
@@ -599,6 +602,15 @@ def test_a_release_says_which_rollbacks_work_after_it(deploying: Deploying) -> N
         RollbackScope.DB_ONLY: Legality.ILLEGAL,
     }
     assert report.rehearsal == rehearsal()
+
+
+def test_a_backup_that_was_restored_to_prepare_the_rollback_counts_as_restored(deploying: Deploying) -> None:
+    deploying.world.pending = ()
+    settings = deploying.connections.settings.model_copy(update={"rollback": RollbackSettings(prepare=True)})
+    deploying.connections = replace(deploying.connections, settings=settings)
+    report = deploying.run().report
+    assert verdicts(report)[RollbackScope.FULL] is Legality.LEGAL
+    assert report.state is FinalState.VERIFIED
 
 
 def test_a_release_that_the_earlier_one_does_not_survive_rules_out_the_application_alone(deploying: Deploying) -> None:
