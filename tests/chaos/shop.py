@@ -34,6 +34,7 @@ from runbook.procedures.recovery import recover
 from runbook.procedures.rollback import rollback
 from runbook.reports import DeployReport, FinalState, RollbackReport, RollbackScope
 from runbook.settings import ReplayMethod
+from runbook.stages.kept import drop_kept, kept_databases
 from runbook.stages.preparation import end_preparations
 from runbook.stages.rollback import RollbackRequest
 from tests.runbook.helpers import commit, execute, git, query
@@ -109,8 +110,7 @@ class Shop:
 
     def prepare(self, run: Run) -> str:
         """Bring the shop where `run` makes sense; return the git ref that it is about."""
-        if hold_of(self.connections()).current() is not None:
-            release_hold(self.connections(), reason="the next case", by="chaos")
+        self.settle()
         tag = self.release()
         if run is Run.DB_ONLY:
             database_migrate(self.connections(), MigrateRequest(tag, "to be taken back", "chaos"))
@@ -118,6 +118,14 @@ class Shop:
             report = deploy(self.connections(), DeployRequest(tag, "to be taken back", "chaos"))
             assert report.state is FinalState.VERIFIED, report.findings
         return tag
+
+    def settle(self) -> None:
+        """Release the environment, and drop what earlier rollbacks have replaced."""
+        connections = self.connections()
+        if hold_of(connections).current() is not None:
+            release_hold(connections, reason="the next case", by="chaos")
+        for kept in kept_databases(connections):
+            drop_kept(connections, kept)
 
     def start(self, run: Run, ref: str, *, stderr: int | None = None) -> subprocess.Popen[bytes]:
         """Begin a run in a process of its own."""

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployments.demo.traffic import Traffic
-from runbook.procedures.changing import hold_of
-from runbook.procedures.environment import release_hold
 from tests.chaos.shop import Beginning, Run, Shop, check, perform, recovered, wait_for, wait_for_entries
 from tests.chaos.test_kill_matrix import ENTRIES
 from tests.flows.test_recovery import CANCEL, TERMINATE, stop
@@ -46,8 +44,7 @@ def shop(released: Platform, traffic: Traffic) -> Generator[Shop]:
     yield shop
     if shop.facts().version != active.version:
         perform(shop, Run.FULL, "")
-    if hold_of(shop.connections()).current() is not None:
-        release_hold(shop.connections(), reason="the case is over", by="tests")
+    shop.settle()
 
 
 @pytest.mark.chaos
