@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from runbook.clients.neon_api import Branch, LostError, MissingError, NeonApi, Operation, Patience, Snapshot, TakenError
+from runbook.clients.http_api import LostError, MissingError, Patience, TakenError, check_url
+from runbook.clients.neon_api import Branch, NeonApi, Operation, Snapshot
 from runbook.clients.restore_points import is_point_name
 from runbook.errors import DivergedError, InvalidInputError, RejectedError, TransientError
 from runbook.manifest import RestorePoint
@@ -54,10 +54,7 @@ class NeonSettings:
         if _ID.fullmatch(self.project_id) is None:
             allowed = "1 to 60 of a-z, 0-9 and '-'"
             raise InvalidInputError("project_id", self.project_id, allowed, "Copy it from the project's settings.")
-        url = urlsplit(self.api_url)
-        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}):
-            allowed = "https, or http on this machine"
-            raise InvalidInputError("api_url", self.api_url, allowed, f"Neon itself is at {API_URL}.")
+        check_url("api_url", self.api_url, API_URL)
 
 
 class NeonRestorePoints:

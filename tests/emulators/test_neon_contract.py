@@ -17,8 +17,8 @@ from typing import Any, Literal, cast
 import pytest
 from pydantic import SecretStr
 
+from runbook.clients.http_api import Patience
 from runbook.clients.neon import NeonRestorePoints, NeonSettings
-from runbook.clients.neon_api import Patience
 from runbook.errors import RunbookError
 from tests.emulators.neon import COUNTERS, Exchange, NeonEmulator, neon_emulator
 

@@ -10,8 +10,8 @@ from typing import Literal
 import pytest
 from pydantic import SecretStr
 
+from runbook.clients.http_api import Patience
 from runbook.clients.neon import NeonRestorePoints, NeonSettings
-from runbook.clients.neon_api import Patience
 from runbook.clients.restore_points import RestorePoints, is_point_name, point_name
 from runbook.errors import (
     DivergedError,
@@ -558,7 +558,7 @@ def test_settings_that_cannot_be_right_are_refused(project_id: str, api_url: str
 def test_a_redirect_is_not_followed(neon: NeonEmulator) -> None:
     with neon_emulator(token=TOKEN) as other:
         neon.refuse("GET", "", 307, Location=f"{other.url}/projects/{other.project_id}")
-        with pytest.raises(RejectedError, match=r"points to 127.0.0.1, where the API key is not sent to"):
+        with pytest.raises(RejectedError, match=r"points to 127.0.0.1, where the key is not sent to"):
             client(neon).check()
         assert not other.exchanges
 

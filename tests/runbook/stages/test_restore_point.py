@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.folder_store import FolderStore
+from runbook.clients.http_api import Patience
 from runbook.clients.neon import NeonRestorePoints, NeonSettings
-from runbook.clients.neon_api import Patience
 from runbook.connections import Connections
 from runbook.errors import RejectedError, TransientError
 from runbook.settings import BackupSettings, RetentionSettings
