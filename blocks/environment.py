@@ -9,9 +9,12 @@ from typing import cast
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
 from pydantic import Field
 
 from blocks.backup_store import FolderBackupStore
+from blocks.github import GitHubRepository
 from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
 from blocks.postgres import PostgresDatabase
@@ -41,6 +44,9 @@ class Environment(Block):
     restore_points: NeonProject | None = Field(
         default=None, description="Makes an instant restore point beside every backup."
     )
+    github: GitHubRepository | None = Field(
+        default=None, description="Knows whether CI and reviewers have passed a commit, and shows deployments."
+    )
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
@@ -52,8 +58,16 @@ class Environment(Block):
             store=self.store.get_client(),
             second_store=self.second_store.get_client() if self.second_store else None,
             restore_points=self.restore_points.get_client() if self.restore_points else None,
+            github=self.github.get_client() if self.github else None,
             channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
+            run_url=_run_url(),
         )
+
+
+def _run_url() -> str | None:
+    """Return the page of the flow run in which this is called, where it has one."""
+    run_id = flow_run.get_id()
+    return url_for("flow-run", obj_id=run_id) if run_id else None
 
 
 def load_environment(name: str) -> Environment:

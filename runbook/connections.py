@@ -9,6 +9,7 @@ from runbook.clients.application_host import ApplicationHost
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import Channel
 from runbook.clients.git import Repository
+from runbook.clients.github import GitHub
 from runbook.clients.postgres import Database
 from runbook.clients.restore_points import RestorePoints
 from runbook.settings import ReplayMethod, Settings
@@ -18,7 +19,8 @@ from runbook.settings import ReplayMethod, Settings
 class Connections:
     """The settings of an environment and the clients they lead to.
 
-    `second_store` keeps a copy of every backup elsewhere; `restore_points` makes instant copies beside the dumps.
+    `second_store` keeps a copy of every backup elsewhere; `restore_points` makes instant copies beside the dumps;
+    `github` is the repository that releases come from. `run_url` is where people see the run that uses them.
     """
 
     settings: Settings
@@ -29,6 +31,8 @@ class Connections:
     channels: tuple[Channel, ...]
     second_store: BackupStore | None = None
     restore_points: RestorePoints | None = None
+    github: GitHub | None = None
+    run_url: str | None = None
 
     def with_identity(self, identity_file: str | None) -> Connections:
         """Return these connections with another file of keys to decrypt backups with; the same ones for None."""

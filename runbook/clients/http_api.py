@@ -22,7 +22,6 @@ from runbook.errors import InvalidInputError, RejectedError, TransientError
 
 _REFUSALS = 5  # how often a request that the service did not act on is sent again
 _LOST = 2  # how often a request is sent again that changes nothing, or the same twice, and got no answer
-_LONGEST_PAUSE_S = 60.0
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -32,13 +31,14 @@ class Patience:
 
     `answer_s` for one answer; `pause_s` before trying or looking again, when the service does not say how long;
     `poll_s` before looking again at something that takes its time, twice as long each time, up to ten times that;
-    `finish_s` until it has to be done.
+    `finish_s` until it has to be done. A service that asks for a pause longer than `longest_pause_s` is left alone.
     """
 
     answer_s: float = 20.0
     pause_s: float = 3.0
     poll_s: float = 0.5
     finish_s: float = 300.0
+    longest_pause_s: float = 60.0
 
 
 class Answer(BaseModel):
@@ -202,14 +202,17 @@ class HttpApi:
         said = said.replace(self._service.key.get_secret_value(), "**********")
         if status in self._service.nothing_done or (status in {403, 429} and _limit_reached(response)):
             pause_s = _pause_s(response, self.patience.pause_s)
-            if pause_s > _LONGEST_PAUSE_S:
+            if pause_s > self.patience.longest_pause_s:
                 return _NothingDoneError(f"{said} It asks to wait for {pause_s:.0f} s.", repeats=0, pause_s=0)
             return _NothingDoneError(said, repeats=_REFUSALS, pause_s=pause_s)
+        if status == 403 and "rate limit" in words.lower():  # GitHub's secondary limit may not say for how long
+            return _NothingDoneError(said, repeats=0, pause_s=0)
         if response.is_server_error or status == 408:
             return LostError(said)
         if response.is_redirect:
             place = httpx.URL(response.headers["Location"]).host or "elsewhere"
-            return RejectedError(f"{said} It points to {place}, where the key is not sent to: mend the address.")
+            points = f"It points to {place}, where the key is not sent to: mend the address."
+            return RejectedError(f"{said} {self._service.hints.get(status, points)}")
         kind = {404: MissingError, 409: TakenError}.get(status, RejectedError)
         return kind(f"{said} {self._service.hints.get(status, '')}".rstrip())
 
