@@ -50,14 +50,14 @@ class Environment(Block):
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
+        points = self.restore_points
         return Connections(
             settings=self.settings,
             repository=Repository(Path(self.settings.repository)),
-            database=self.database.get_client(),
+            database=self.database.get_client(points.get_client() if points else None),
             host=self.host.get_client(),
             store=self.store.get_client(),
             second_store=self.second_store.get_client() if self.second_store else None,
-            restore_points=self.restore_points.get_client() if self.restore_points else None,
             github=self.github.get_client() if self.github else None,
             channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
             run_url=_run_url(),

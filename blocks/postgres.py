@@ -6,6 +6,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from runbook.clients.postgres import Database
+from runbook.clients.restore_points import RestorePoints
 
 
 class PostgresDatabase(Block):
@@ -17,6 +18,6 @@ class PostgresDatabase(Block):
 
     url: SecretStr = Field(description="postgresql://user:password@host:port/database?sslmode=verify-full")
 
-    def get_client(self) -> Database:
-        """Return the client of this database."""
-        return Database(self.url.get_secret_value())
+    def get_client(self, restore_points: RestorePoints | None = None) -> Database:
+        """Return the client of this database, with what makes instant copies of it."""
+        return Database(self.url.get_secret_value(), restore_points=restore_points)

@@ -15,7 +15,7 @@ from tasks import rollback as tasks
 STAGES = procedure.RollbackStages(
     plan_rollback=tasks.plan_rollback,
     ask_consent=tasks.ask_consent,
-    restore_beside=restore.restore_beside,
+    restore_replacement=restore.restore_replacement,
     drop_restored=restore.drop_restored,
     warm_release=application.warm_release,
     smoke_release=application.smoke_release,

@@ -19,8 +19,8 @@ from runbook.settings import ReplayMethod, Settings
 class Connections:
     """The settings of an environment and the clients they lead to.
 
-    `second_store` keeps a copy of every backup elsewhere; `restore_points` makes instant copies beside the dumps;
-    `github` is the repository that releases come from. `run_url` is where people see the run that uses them.
+    `second_store` keeps a copy of every backup elsewhere; `github` is the repository that releases come from. `run_url`
+    is where people see the run that uses them.
     """
 
     settings: Settings
@@ -30,9 +30,13 @@ class Connections:
     store: BackupStore
     channels: tuple[Channel, ...]
     second_store: BackupStore | None = None
-    restore_points: RestorePoints | None = None
     github: GitHub | None = None
     run_url: str | None = None
+
+    @property
+    def restore_points(self) -> RestorePoints | None:
+        """What makes instant copies of the database; None on a server that has nothing of the kind."""
+        return self.database.restore_points
 
     def with_identity(self, identity_file: str | None) -> Connections:
         """Return these connections with another file of keys to decrypt backups with; the same ones for None."""

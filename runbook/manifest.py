@@ -138,13 +138,17 @@ class Verification(_Record):
 
 
 class RestorePoint(_Record):
-    """An instant copy beside the dump, kept by the database's provider until `expires_at`."""
+    """An instant copy beside the dump, kept by the database's provider until `expires_at`.
+
+    `snapshot` is `pg_current_snapshot()` right before it was made: all that it sees is in the copy.
+    """
 
     kind: str
     point_id: str
     name: str
     lsn: str | None
     expires_at: AwareDatetime | None
+    snapshot: str | None = None
 
 
 class Pin(_Record):

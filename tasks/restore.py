@@ -5,7 +5,7 @@ from __future__ import annotations
 from runbook.stages import kept, quote, replay, restore
 from tasks.retries import stage_task
 
-restore_beside = stage_task("Database: Restore Beside", retries=2)(restore.restore_beside)
+restore_replacement = stage_task("Database: Restore Beside", retries=2)(restore.restore_replacement)
 quote_loss = stage_task("Quote Loss", retries=2)(quote.quote_loss)
 replay_writes = stage_task("Database: Replay Writes", retries=2)(replay.replay_writes)
 swap_in = stage_task("Database: Swap")(restore.swap_in)

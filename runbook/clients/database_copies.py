@@ -5,6 +5,7 @@ Source: PostgreSQL manual, "ALTER DATABASE"; renaming is transactional, but only
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from psycopg import sql
 
 from runbook.clients.database_facts import database_properties
 from runbook.clients.postgres import MAINTENANCE_DATABASE, Database
-from runbook.errors import ServiceError, StageError
+from runbook.errors import RejectedError, ServiceError, StageError, TransientError
 
 _LOCALE = """
 SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider,
@@ -24,7 +25,14 @@ _TERMINATE = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname IN (%s, %s) AND pid <> pg_backend_pid() AND pid <> ALL (%s::int[])
 """
+# A session of a branch may have the same process id, so those to be spared have to have the right name, too.
+_TERMINATE_ALL_BUT = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = %s AND pid <> pg_backend_pid() AND NOT (pid = ANY (%s::int[]) AND application_name = %s)
+"""
 _RENAME_ATTEMPTS = 2
+_RESTART_S = 60.0
+_LOOK_EVERY_S = 0.1
 _SWAPPED = "SELECT bool_or(datname = %(old)s) AND NOT bool_or(datname = %(fresh)s) FROM pg_database"
 
 
@@ -60,17 +68,27 @@ def create_beside(database: Database, name: str) -> None:
 def drop(database: Database, name: str) -> None:
     """Drop a database beside the live one, with the sessions in it; no error when it is gone.
 
+    A branch that its provider still needs stays.
+
     Raises:
         StageError: the name is the live database's.
     """
     if name == database.name:
         raise StageError(f"{name} is the live database; it is never dropped")
+    if database.restore_points is not None and database.restore_points.sizes(name):
+        database.restore_points.close(name)
+        return
     with database.connect(MAINTENANCE_DATABASE) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def carry_properties(database: Database, name: str) -> None:
-    """Give a copy what a dump does not hold of the live one: owner, limit, comment, grants and settings."""
+    """Give a copy what a dump does not hold of the live one: owner, limit, comment, grants and settings.
+
+    A branch has all of it.
+    """
+    if database.branch(name) is not None:
+        return
     with database.connect(MAINTENANCE_DATABASE) as connection, connection.transaction():
         for statement in database_properties(connection, database.name, sql.Identifier(name)):
             connection.execute(statement)
@@ -105,6 +123,8 @@ def allow_sessions(database: Database, name: str, *, allowed: bool) -> None:
     """
     if name == database.name and not allowed:
         raise StageError(f"{name} is the live database; only a swap closes it")
+    if (branch := database.branch(name)) is not None:
+        database, name = branch, branch.name
     with database.connect(MAINTENANCE_DATABASE) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
             return
@@ -120,11 +140,16 @@ def databases_beside(database: Database, name: str) -> dict[str, int]:
             "SELECT datname, pg_database_size(oid) FROM pg_database WHERE starts_with(datname, %s) ORDER BY 1",
             [f"{database.short(name)}_"],
         ).fetchall()
-    return {str(found): int(size) for found, size in rows}
+    beside = {str(found): int(size) for found, size in rows}
+    if database.restore_points is not None:
+        beside |= database.restore_points.sizes(f"{database.short(name)}_")
+    return beside
 
 
 def exists(database: Database, name: str) -> bool:
-    """Return whether the server has a database of this name."""
+    """Return whether the server has a database, or its provider a branch, of this name."""
+    if database.restore_points is not None and name in database.restore_points.sizes(name):
+        return True
     with database.connect(MAINTENANCE_DATABASE) as connection:
         return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
 
@@ -157,6 +182,8 @@ def copies_of_run(database: Database) -> list[str]:
         rows = connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
     prefix, suffix = f"{database.short(database.name)}_", f"_{database.stamp}"
     names = [str(row[0]) for row in rows]
+    if database.restore_points is not None:
+        names += sorted(database.restore_points.sizes(prefix))
     return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
 
@@ -178,6 +205,7 @@ def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = 
 
     New sessions are fenced off first; without that a busy application makes the rename fail. Either both names
     change or none. Returns the number of the transaction that changed them, None when the answer to it was lost.
+    A branch takes the place of the whole server.
 
     Args:
         database: the live one.
@@ -189,6 +217,8 @@ def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = 
         StageError: the rename did not happen; the live database takes connections again.
     """
     live = database.name
+    if (branch := database.branch(fresh)) is not None:
+        return _swap_branch(database, branch, fresh, old, last)
     try:
         with database.connect(MAINTENANCE_DATABASE) as connection:
             _allow_connections(connection, live, allowed=False)
@@ -213,6 +243,52 @@ def swap(database: Database, fresh: str, old: str, *, last: LastWrites | None = 
             raise StageError(message) from error
         raise
     return None
+
+
+def _swap_branch(database: Database, branch: Database, fresh: str, old: str, last: LastWrites | None) -> int | None:
+    """Do what `swap` says where a branch takes the place of the live one.
+
+    Both are closed, or opened, before: what the provider keeps is as it was at that moment.
+    """
+    points = database.restore_points
+    assert points is not None  # noqa: S101 - there would be no branch without
+    transaction: int | None = None
+    try:
+        with database.connect(MAINTENANCE_DATABASE) as connection:
+            _allow_connections(connection, database.name, allowed=False)
+            spared = (list(last.sessions) if last is not None else [], database.application)
+            connection.execute(_TERMINATE_ALL_BUT, [database.name, *spared]).fetchall()
+            if last is not None:
+                last.carry()
+        with branch.connect(MAINTENANCE_DATABASE) as connection, connection.transaction():
+            _allow_connections(connection, branch.name, allowed=True)
+            row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+            transaction = int(row[0]) if row else None
+        points.take_place(fresh, preserve_as=old)
+    except BaseException as error:
+        _reopen_patiently(database)
+        if old in points.sizes(old) and isinstance(error, TransientError):  # only the answer was lost
+            return transaction
+        if isinstance(error, RejectedError | StageError):
+            raise StageError(f"{fresh} could not take the place of the live branch: {error}") from error
+        raise
+    _reopen_patiently(database)
+    points.close(fresh)
+    return transaction
+
+
+def _reopen_patiently(database: Database) -> None:
+    """Let the live database take connections, when its server does, which has been started anew."""
+    deadline = time.monotonic() + _RESTART_S
+    while True:
+        try:
+            reopen(database)
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            return
 
 
 def _exchange(connection: psycopg.Connection, fresh: str, live: str, old: str) -> int:

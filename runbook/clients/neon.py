@@ -1,9 +1,11 @@
 """Branches and snapshots of Neon as restore points.
 
 Facts of Neon that shape this module:
-- Restoring from a branch keeps the id of the live branch; restoring from a snapshot gives it another id and keeps its
-  name. So the name is the better way to say which branch is live.
-- No branch hangs from one that expires: a branch that the live one is restored from is kept until it is removed.
+- Restoring from a branch keeps the id of the live branch, and gives it a parent. A snapshot is restored as a branch
+  beside it first; that takes its place, its name and its compute, has another id, and no parent. So the name is the
+  better way to say which branch is live. Both ways how to connect to it stays the same.
+- No branch hangs from one that expires: a branch that another one is made from is kept until it is removed.
+- The state that a restore has preserved becomes the parent of the live branch, and cannot be deleted then.
 
 Source: https://neon.com/docs/introduction/branch-restore, https://neon.com/docs/guides/backup-restore,
 https://neon.com/docs/guides/branch-expiration.
@@ -11,6 +13,7 @@ https://neon.com/docs/guides/branch-expiration.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +25,8 @@ from pydantic import SecretStr
 
 from runbook.clients.http_api import LostError, MissingError, Patience, TakenError, check_url
 from runbook.clients.neon_api import Branch, NeonApi, Operation, Snapshot
-from runbook.clients.restore_points import is_point_name
-from runbook.errors import DivergedError, InvalidInputError, RejectedError, TransientError
+from runbook.clients.restore_points import ServerAddress, is_point_name
+from runbook.errors import DivergedError, InvalidInputError, RejectedError, StageError, TransientError
 from runbook.manifest import RestorePoint
 
 API_URL = "https://console.neon.tech/api/v2"
@@ -32,9 +35,10 @@ _BRANCH, _SNAPSHOT = "neon-branch", "neon-snapshot"
 _LOOKS = 5  # how often to look for an effect: lists can lag behind
 _BRANCH_LIFE = timedelta(days=30)
 _NAME_MAX = 200  # Neon takes 256; the rest is for a suffix
+_log = logging.getLogger(__name__)
 _ID = re.compile(r"[a-z0-9-]{1,60}")
 
-_Found = TypeVar("_Found", bound=Branch | Snapshot)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class NeonSettings:
 class NeonRestorePoints:
     """Client of one project of Neon; implements `RestorePoints`.
 
-    `find` and `points` know the kind of points that is made now; `restore` and `remove` take both kinds.
+    `find` and `points` know the kind of points that is made now; `open` and `remove` take both kinds.
     """
 
     def __init__(self, settings: NeonSettings, api_key: SecretStr, patience: Patience | None = None) -> None:
@@ -120,39 +124,107 @@ class NeonRestorePoints:
         copies = self._api.branches() if self._settings.kind == "branch" else self._api.snapshots()
         return sorted((_point(copy) for copy in copies if is_point_name(copy.name)), key=lambda point: point.name)
 
-    def restore(self, point: RestorePoint, *, preserve_as: str) -> None:
-        """Put the live branch back to a point and keep the state replaced as branch `preserve_as`.
+    def open(self, point: RestorePoint, name: str) -> None:
+        """Make a branch with a compute of a point. Safe to repeat.
 
-        A branch that is restored from does not expire any more: the live branch hangs from it. A snapshot is restored
-        as branch `<preserve_as>-restored` first, which stays when the second step, taking its place, fails.
+        A branch that another one is made from does not expire any more: Neon refuses it otherwise.
 
         Raises:
-            InvalidInputError: `preserve_as` is taken or cannot be the name of a branch; nothing was changed.
             RejectedError: the point is gone, or Neon refuses.
-            StageError: an operation of Neon failed; the message names it.
-            TransientError: it is not known how far it went; look at the branches before repeating.
-            DivergedError: Neon says that it is done, but the state replaced, or the live branch, is not to be found.
+            StageError: an operation of Neon failed.
+            TransientError: it is not known whether there is a branch now; repeating looks for it first.
         """
-        live = self._live()
-        self._check_free(preserve_as)
         source = self._source(point)
         if source is None:
             kept = f"until {point.expires_at:%Y-%m-%d %H:%M} UTC" if point.expires_at else "until it is removed"
             raise RejectedError(
-                f"Neon, restore {point.name}: {point.kind} {point.point_id} is not there any more; it was to be kept "
+                f"Neon, open {point.name}: {point.kind} {point.point_id} is not there any more; it was to be kept "
                 f"{kept}. Nothing was changed. Restore the dump of this backup instead."
             )
-        if isinstance(source, Branch):
-            self._restore_branch(live, source, preserve_as)
+        what = f"open {point.name} as {name}"
+        if (found := self._named(name)) is not None:
+            self._api.wait(self._api.operations({found.id}), what)
+        elif isinstance(source, Branch):
+            self._keep(source, what)
+            body = {"branch": {"name": name, "parent_id": source.id}, "endpoints": [{"type": "read_write"}]}
+            self._api.wait(self._send_once("/branches", what, lambda: self._named(name), [source], body=body), what)
         else:
-            self._restore_snapshot(live, source, preserve_as)
+            live, path = self._live(), f"/snapshots/{source.id}/restore"
+            body = {"name": name, "target_branch_id": live.id, "finalize_restore": False}
+            self._api.wait(self._send_once(path, what, lambda: self._named(name), [live], body=body), what)
+        opened = self._seen(lambda: self._named(name), what)
+        if not self._api.endpoints(opened.id):
+            self._add_compute(opened, what)
+
+    def address(self, name: str, *, database: str, role: str) -> ServerAddress | None:
+        """Return where a branch takes connections; None when there is none of this name, or none without a compute."""
+        branch = self._named(name)
+        if branch is None:
+            return None
+        if not self._api.endpoints(branch.id):
+            self._add_compute(branch, f"connect to {name}")
+        return self._api.address(branch.id, database=database, role=role)
+
+    def sizes(self, prefix: str) -> Mapping[str, int]:
+        """Return the branches of the project whose name begins so, and the bytes in each, as far as Neon knows."""
+        found = [branch for branch in self._api.branches() if branch.name.startswith(prefix)]
+        return {branch.name: branch.logical_size or 0 for branch in found}
+
+    def take_place(self, name: str, *, preserve_as: str) -> None:
+        """Put the state of a branch into the live one and keep the state replaced as branch `preserve_as`.
+
+        Raises:
+            InvalidInputError: `preserve_as` is taken or cannot be the name of a branch; nothing was changed.
+            RejectedError: there is no such branch, or Neon refuses.
+            StageError: an operation of Neon failed; the message names it.
+            TransientError: it is not known how far it went; look at the branches before repeating.
+            DivergedError: Neon says that it is done, but the state replaced, or the live branch, is not to be found.
+        """
+        live, source = self._live(), self._named(name)
+        self._check_free(preserve_as)
+        if source is None:
+            raise RejectedError(f"Neon has no branch {name} to restore {live.name} from. Nothing was changed.")
+        what = f"restore {live.name} from branch {name}"
+        if source.restored_as == live.id and source.restore_status != "finalized":
+            self._finalize(source, live, preserve_as, what)
+        else:
+            self._keep(source, what)
+            path = f"/branches/{live.id}/restore"
+            body = {"source_branch_id": source.id, "preserve_under_name": preserve_as}
+            self._api.wait(self._send_once(path, what, lambda: self._named(preserve_as), [live], body=body), what)
         after = self._patiently(lambda: self._named(live.name))
         preserved = self._patiently(lambda: self._named(preserve_as))
         if after is None or preserved is None:
             raise DivergedError(
-                f"Neon, restore {point.name}: it says that this is done, but there are not both of the branches "
-                f"{live.name} and {preserve_as}. Look at the branches in Neon's console before anything else."
+                f"Neon, {what}: it says that this is done, but there are not both of the branches {live.name} and "
+                f"{preserve_as}. Look at the branches in Neon's console before anything else."
             )
+
+    def close(self, name: str) -> bool:
+        """Delete a branch; return False while Neon needs it for other branches."""
+        branch = self._named(name)
+        if branch is None:
+            return True
+        if branch.id == self._live().id:
+            raise StageError(f"{name} is the live branch; it is never deleted")
+        what = f"delete branch {name}"
+        attempts = 0
+        while self._named(name) is not None:
+            attempts += 1
+            try:
+                self._api.wait(self._api.change("DELETE", f"/branches/{branch.id}", what), what)
+            except MissingError:
+                return True
+            except LostError:
+                if attempts == _LOOKS:
+                    raise
+                time.sleep(self._patience.pause_s)
+            except RejectedError as error:
+                _log.warning("%s stays: %s", name, error)
+                return False
+            else:
+                return True
+        return True
 
     def remove(self, point: RestorePoint) -> None:
         """Delete the branch or snapshot of a point; no error when it is gone.
@@ -207,29 +279,27 @@ class NeonRestorePoints:
         _check_copy(made.source_branch_id or live.id, live, name)
         return _point(made)
 
-    def _restore_branch(self, live: Branch, source: Branch, preserve_as: str) -> None:
-        what = f"restore {live.name} from branch {source.name}"
+    def _keep(self, source: Branch, what: str) -> None:
+        """Let a branch not expire that another one is about to depend on."""
         if source.expires_at is not None:
             body = {"branch": {"expires_at": None}}
             self._api.wait(self._api.change("PATCH", f"/branches/{source.id}", what, body=body), what)
-        path = f"/branches/{live.id}/restore"
-        body = {"source_branch_id": source.id, "preserve_under_name": preserve_as}
-        self._api.wait(self._send_once(path, what, lambda: self._named(preserve_as), [live], body=body), what)
 
-    def _restore_snapshot(self, live: Branch, source: Snapshot, preserve_as: str) -> None:
-        """First beside the live branch, then in its place: only so it is certain what the state replaced is called."""
-        beside = f"{preserve_as}-restored"
-        self._check_free(beside)
-        what = f"restore snapshot {source.name} beside {live.name}, as {beside}"
-        path = f"/snapshots/{source.id}/restore"
-        body = {"name": beside, "target_branch_id": live.id, "finalize_restore": False}
-        self._api.wait(self._send_once(path, what, lambda: self._named(beside), [live], body=body), what)
-        restored = self._seen(lambda: self._named(beside), what)
-        what = f"put branch {beside} in the place of {live.name}"
-        path = f"/branches/{restored.id}/finalize_restore"
-        body = {"name": preserve_as}
+    def _finalize(self, restored: Branch, live: Branch, preserve_as: str, what: str) -> None:
+        """Put a restored snapshot in the live branch's place, with its name and its compute instead of its own."""
+        for endpoint in self._api.endpoints(restored.id):
+            self._api.wait(self._api.change("DELETE", f"/endpoints/{endpoint.id}", what), what)
+        path, body = f"/branches/{restored.id}/finalize_restore", {"name": preserve_as}
         touched = [live, restored]
         self._api.wait(self._send_once(path, what, lambda: self._named(preserve_as), touched, body=body), what)
+
+    def _add_compute(self, branch: Branch, what: str) -> None:
+        body = {"endpoint": {"branch_id": branch.id, "type": "read_write"}}
+        try:
+            self._api.wait(self._api.change("POST", "/endpoints", what, body=body), what)
+        except (LostError, TakenError):
+            if self._patiently(lambda: self._api.endpoints(branch.id) or None) is None:
+                raise
 
     def _send_once(
         self,

@@ -11,15 +11,18 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import AwareDatetime, SecretStr, ValidationError
 
 from runbook.clients.http_api import Answer, HttpApi, Patience, Service
+from runbook.clients.restore_points import ServerAddress
 from runbook.errors import RejectedError, StageError, TransientError
 
-__all__ = ["Branch", "NeonApi", "Operation", "Project", "Snapshot"]
+__all__ = ["Branch", "Endpoint", "NeonApi", "Operation", "Project", "Snapshot"]
 
+_PORT = 5432
 _FINISHED, _FAILED = {"finished", "skipped"}, {"failed", "error", "cancelled"}
 _HINTS = {
     401: "The API key is wrong, revoked or expired: put a valid one into the block.",
@@ -46,6 +49,7 @@ class Branch(Answer):
     expires_at: AwareDatetime | None = None
     restored_as: str | None = None
     restore_status: str | None = None
+    logical_size: int | None = None
 
 
 class Snapshot(Answer):
@@ -56,6 +60,14 @@ class Snapshot(Answer):
     lsn: str | None = None
     source_branch_id: str | None = None
     expires_at: AwareDatetime | None = None
+
+
+class Endpoint(Answer):
+    """A compute, which makes a branch take connections."""
+
+    id: str
+    branch_id: str
+    type: str
 
 
 class Operation(Answer):
@@ -100,6 +112,14 @@ class _Snapshots(Answer):
 
 class _Operations(Answer):
     operations: tuple[Operation, ...]
+
+
+class _Endpoints(Answer):
+    endpoints: tuple[Endpoint, ...]
+
+
+class _ConnectionUri(Answer):
+    uri: SecretStr
 
 
 class _Refusal(Answer):
@@ -154,6 +174,19 @@ class NeonApi:
     def snapshots(self) -> Sequence[Snapshot]:
         """Return all snapshots."""
         return self._http.read("/snapshots", "list the snapshots", _Snapshots).snapshots
+
+    def endpoints(self, branch_id: str) -> Sequence[Endpoint]:
+        """Return the computes of a branch that take writes."""
+        path = f"/branches/{branch_id}/endpoints"
+        found = self._http.read(path, f"list the computes of {branch_id}", _Endpoints).endpoints
+        return [endpoint for endpoint in found if endpoint.type == "read_write"]
+
+    def address(self, branch_id: str, *, database: str, role: str) -> ServerAddress:
+        """Return where a branch takes connections; the password that Neon tells with it is forgotten at once."""
+        query = {"branch_id": branch_id, "database_name": database, "role_name": role, "pooled": "false"}
+        answer = self._http.read("/connection_uri", f"find the address of {branch_id}", _ConnectionUri, query=query)
+        parts = urlsplit(answer.uri.get_secret_value())
+        return ServerAddress(parts.hostname or "", parts.port or _PORT)
 
     def change(
         self,

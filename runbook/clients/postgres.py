@@ -8,7 +8,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from runbook.clients.client_programs import (
     run_beside,
     run_program,
 )
+from runbook.clients.restore_points import RestorePoints
 from runbook.errors import InvalidInputError, RejectedError, TransientError
 from runbook.rules.identifiers import time_stamp
 
@@ -50,11 +51,13 @@ _servers: dict[str, _Server] = {}  # by URL
 class Database:
     """The application's database, reached by its direct (not pooled) URL. The URL never appears in a repr.
 
-    `stamp` is in the names of the databases that a run makes beside it, so that they are known to be that run's.
+    `stamp` is in the names of the databases that a run makes beside it, so that they are known to be that run's. With
+    `restore_points`, a database beside it may be one of a server of its own, a branch: then the name is the branch's.
     """
 
     url: str = field(repr=False)
     stamp: str = ""
+    restore_points: RestorePoints | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -99,6 +102,21 @@ class Database:
         """Return a name for a database beside the live one: `<name>_<purpose>_<stamp>`, without a stamp the time."""
         return f"{self.short(self.name)}_{purpose}_{self.stamp or time_stamp(datetime.now(UTC))}"[:63]
 
+    def branch(self, name: str) -> Database | None:
+        """Return the database of a branch; None when nothing beside the live one is a branch of this name.
+
+        Raises:
+            ServiceError: the provider does not say.
+        """
+        if self.restore_points is None or name in (self.name, MAINTENANCE_DATABASE):
+            return None
+        role = str(conninfo_to_dict(self.url).get("user") or "")
+        address = self.restore_points.address(name, database=self.name, role=role)
+        if address is None:
+            return None
+        url = make_conninfo(self.url, host=address.host, port=address.port, dbname=self.name)
+        return replace(self, url=url, restore_points=None)
+
     @contextmanager
     def connect(self, database: str | None = None, **parameters: str) -> Generator[psycopg.Connection]:
         """Open a connection in autocommit mode to the application's database, or to another one on the server.
@@ -113,7 +131,7 @@ class Database:
         """
         name = database or self.name
         conninfo = make_conninfo(
-            self.url, dbname=name, connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8", **parameters
+            self._conninfo(name), connect_timeout=_CONNECT_TIMEOUT_S, client_encoding="UTF8", **parameters
         )
         try:
             opened = psycopg.connect(conninfo, autocommit=True, application_name=self.application)
@@ -149,7 +167,7 @@ class Database:
             programs: what is run; may need a library loaded first.
             settings: settings of the program's sessions.
         """
-        parts = conninfo_to_dict(self.url)
+        parts = conninfo_to_dict(self._conninfo(database or self.name))
         variables: dict[str, str] = {}
         for option in pq.Conninfo.get_defaults():
             if option.envvar is None:
@@ -170,15 +188,16 @@ class Database:
         fixed = {"LC_ALL": "C", "PGTZ": "UTC", "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S)}
         if self.stamp:
             fixed["PGAPPNAME"] = self.application
-        return variables | fixed | {"PGDATABASE": database or self.name}
+        return variables | fixed
 
     def url_of(self, name: str) -> str:
         """Return the URL of another database on the server, as `postgresql://user:password@host:port/name?options`."""
-        parts = {key: str(value) for key, value in conninfo_to_dict(self.url).items() if value is not None}
+        known = conninfo_to_dict(self._conninfo(name))
+        parts = {key: str(value) for key, value in known.items() if value is not None}
         user, password = (quote(parts.pop(key, ""), safe="") for key in ("user", "password"))
         who = f"{user}:{password}@" if password else f"{user}@" if user else ""
         host, port = parts.pop("host", "localhost"), parts.pop("port", "5432")
-        parts.pop("dbname", None)
+        name = parts.pop("dbname", name)
         place = f"[{host}]" if ":" in host else quote(host, safe=".,")
         options = f"?{urlencode(parts, quote_via=quote)}" if parts else ""
         return f"postgresql://{who}{place}:{port}/{quote(name, safe='')}{options}"
@@ -251,6 +270,11 @@ class Database:
             StageError: from `read` at the end of the stream, when the exit code is not 0: what was read is not all.
         """
         return read_output(argv, self._environment_of(argv), what=what)
+
+    def _conninfo(self, name: str) -> str:
+        """Return the connection string of the database, or of one beside it, be it on a branch."""
+        branch = self.branch(name)
+        return branch.url if branch is not None else make_conninfo(self.url, dbname=name)
 
     def _environment_of(
         self, argv: Sequence[str], database: str | None = None, settings: Mapping[str, str] | None = None

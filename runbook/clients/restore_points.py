@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -30,8 +31,18 @@ def is_point_name(name: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+
 class RestorePoints(Protocol):
     """What a provider of instant copies can do for one live database.
+
+    A branch is a copy of the live database's whole server, beside it, that takes connections, and can take its place.
 
     Every method raises `TransientError` when trying again can help and `RejectedError` when it cannot, in words a
     person can act on. A point stays usable until its `expires_at`; None means until it is removed.
@@ -67,20 +78,41 @@ class RestorePoints(Protocol):
         """
         ...
 
-    def restore(self, point: RestorePoint, *, preserve_as: str) -> None:
-        """Put the live database back to the point, in place; how to connect stays the same, connections are cut.
-
-        The state replaced stays, under the name `preserve_as`. Returns when it is done. Not safe to repeat: whoever
-        gets an error looks first at what is there.
+    def open(self, point: RestorePoint, name: str) -> None:
+        """Make a branch of a point that takes connections, beside the live one. Safe to repeat.
 
         Raises:
-            InvalidInputError: the name `preserve_as` is taken or cannot be a name.
             RejectedError: the point is not there any more; nothing was changed.
             StageError: the provider began and failed.
-            DivergedError: the provider says it is done, and what is there does not fit.
         """
         ...
 
     def remove(self, point: RestorePoint) -> None:
         """Remove a point; no error when it is gone. `RejectedError` while the provider still needs it."""
+        ...
+
+    def address(self, name: str, *, database: str, role: str) -> ServerAddress | None:
+        """Return where the branch of this name takes connections; None when there is no such branch."""
+        ...
+
+    def sizes(self, prefix: str) -> Mapping[str, int]:
+        """Return the branches whose name begins so, and the bytes in each."""
+        ...
+
+    def take_place(self, name: str, *, preserve_as: str) -> None:
+        """Put the state of a branch in the live one's place; how to connect stays the same, connections are cut.
+
+        The state replaced stays, as branch `preserve_as`. Returns when it is done. Not safe to repeat: whoever gets an
+        error looks first at what is there.
+
+        Raises:
+            InvalidInputError: the name `preserve_as` is taken or cannot be a name.
+            RejectedError: there is no such branch; nothing was changed.
+            StageError: the provider began and failed.
+            DivergedError: the provider says it is done, and what is there does not fit.
+        """
+        ...
+
+    def close(self, name: str) -> bool:
+        """Remove a branch; return whether it is gone now. It stays while the provider builds other ones on it."""
         ...

@@ -42,7 +42,7 @@ class MigrationStages:
     apply_migrations: Callable[..., tuple[str, ...]] = migration.apply_migrations
     verify_migrations: Callable[..., tuple[Check, ...]] = migration.verify_migrations
     undo_migrations: Callable[[Connections, MigrationPlan, Fingerprint], tuple[str, ...]] = migration.undo_migrations
-    restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
+    restore_replacement: Callable[..., RestoredDatabase] = restore.restore_replacement
     quote_loss: Callable[[Connections, str], tuple[TableLoss, ...]] = quote.quote_loss
     replay_writes: Callable[[Connections, str, str], None] = replay.replay_writes
     swap_in: Callable[[Connections, RestoredDatabase], Swap] = restore.swap_in
@@ -95,13 +95,14 @@ def back_up_and_rehearse(
     if run.plan.pending and not rehearses:
         run.findings.append("the migrations were not rehearsed: the settings say `rehearse = false`")
     with run.journal.effect(Effect.COPY, backupId=made.backup_id):
-        if rehearses or settings.rollback.prepare:
+        prepares = settings.rollback.prepare and connections.restore_points is None  # a branch is there at once
+        if rehearses or prepares:
             copy = run.steps.run("Stage 3: Backup Verification", stages.prove_by_copy, connections, made.backup_id)
             run.restore_s = copy.restore_s
         else:
             made = run.steps.run("Stage 3: Backup Verification", stages.verify_backup, connections, made.backup_id)
             run.backup, run.restore_s = made, made.verification.restore_s
-        if copy is not None and settings.rollback.prepare:
+        if copy is not None and prepares:
             run.steps.run("Stage 3: Prepared Rollback", stages.prepare_rollback, connections, copy, keep=rehearses)
     if connections.second_store is not None:
         try:
@@ -209,7 +210,7 @@ def _restore(
 ) -> None:
     with run.journal.effect(Effect.COPY, backupId=made.backup_id):
         restored = run.steps.run(
-            "Undo: Restore", stages.restore_beside, connections, made.backup_id, purpose="restored"
+            "Undo: Restore", stages.restore_replacement, connections, made.backup_id, purpose="restored"
         )
     losses = run.steps.run("Undo: Quote Loss", stages.quote_loss, connections, made.backup_id)
     run.steps.run("Undo: Replay Writes", stages.replay_writes, connections, made.backup_id, restored.name)

@@ -56,7 +56,7 @@ class RollbackStages:
     plan_rollback: Callable[..., RollbackPlan] = planning.plan_rollback
     ask_consent: Callable[..., str] = consent_by_flag
     take_prepared: Callable[..., RestoredDatabase | None] = preparation.take_prepared
-    restore_beside: Callable[..., RestoredDatabase] = restore.restore_beside
+    restore_replacement: Callable[..., RestoredDatabase] = restore.restore_replacement
     drop_restored: Callable[[Connections, FreshDatabase], None] = restore.drop_restored
     warm_release: Callable[[Connections, str], Release] = application.warm_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
@@ -281,7 +281,7 @@ def _roll_back(connections: Connections, stages: RollbackStages, progress: _Prog
             restored = run("Database: Prepared", stages.take_prepared, connections, backup_id, purpose="restored")
             if restored is None:
                 restored = run(
-                    "Database: Restore Beside", stages.restore_beside, connections, backup_id, purpose="restored"
+                    "Database: Restore Beside", stages.restore_replacement, connections, backup_id, purpose="restored"
                 )
             progress.fresh = restored  # inside: also when the outcome cannot be written there is something to drop
     if plan.target is not None:

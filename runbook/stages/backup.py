@@ -274,7 +274,10 @@ def _restore_point(connections: Connections, backup_id: str) -> RestorePoint | N
     if connections.restore_points is None:
         return None
     keep_for = _POINT_KEPT_FOR * connections.settings.backup.rollback_deadline
-    return connections.restore_points.create(point_name(backup_id), keep_for=keep_for)
+    with connections.database.connect() as live:
+        row = live.execute("SELECT pg_current_snapshot()::text").fetchone()
+    point = connections.restore_points.create(point_name(backup_id), keep_for=keep_for)
+    return point.model_copy(update={"snapshot": row[0] if row else None})
 
 
 def _clean_up(connections: Connections, backup_id: str, point: RestorePoint | None) -> None:
@@ -297,7 +300,8 @@ def _capturing(connections: Connections, backup_id: str, *, wanted: bool) -> Gen
     """Begin to capture writes where that is possible; give the snapshot that the dump then has to be made of."""
     with ExitStack() as stack:
         snapshot_id = None
-        if wanted and connections.settings.rollback.replay in (ReplayMethod.AUTO, ReplayMethod.SLOT):
+        is_read = connections.restore_points is None
+        if wanted and is_read and connections.settings.rollback.replay in (ReplayMethod.AUTO, ReplayMethod.SLOT):
             try:
                 snapshot_id = stack.enter_context(capturing(connections.database, backup_id))
             except (RefusedError, ServiceError) as error:

@@ -19,6 +19,7 @@ from runbook.clients.database_copies import (
     carry_properties,
     databases_beside,
     drop,
+    exists,
     swap,
 )
 from runbook.clients.difference_replay import (
@@ -33,7 +34,7 @@ from runbook.clients.replay_target import ReplayTarget, replay_target
 from runbook.clients.table_layout import OldNames, read_layout
 from runbook.clients.write_capture import drop_publications
 from runbook.connections import Connections
-from runbook.errors import InvalidInputError
+from runbook.errors import InvalidInputError, StageError
 from runbook.reports import Replay, RollbackReport
 from runbook.settings import ReplayMethod
 from runbook.stages.preparation import end_preparations
@@ -108,10 +109,13 @@ def drop_kept(connections: Connections, kept: KeptDatabase) -> None:
     """Drop a kept database, and what is still captured of it. Safe to repeat.
 
     Raises:
+        StageError: it is a branch that the provider still needs for the live one.
         TransientError: the server does not answer.
     """
     end_preparations(connections, name=kept.name)
     drop(connections.database, kept.name)
+    if exists(connections.database, kept.name):
+        raise StageError(f"{kept.name} is still needed by the provider: the live branch is built on it. It stays.")
     _log.info("dropped %s", kept.name)
 
 

@@ -20,7 +20,7 @@ from runbook.clients.write_capture import capture_of
 from runbook.connections import Connections
 from runbook.manifest import BackupManifest
 from runbook.reports import TableLoss
-from runbook.stages.replay import old_names, own_tables
+from runbook.stages.replay import old_names, own_tables, restored_snapshot
 
 _TABLES = """
 SELECT n.nspname, c.relname, format('%I.%I', n.nspname, c.relname),
@@ -55,7 +55,7 @@ def quote_loss(connections: Connections, backup_id: str) -> tuple[TableLoss, ...
             captured = CapturedWrites(live, capture, names, left_out=own_tables(connections))
             written = count_writes(captured, skipped)
         with reading(live):
-            asked = _Asked(live, manifest, skipped, names, written)
+            asked = _Asked(live, manifest, skipped, restored_snapshot(connections, manifest), names, written)
             rows = live.execute(_TABLES).fetchall()
             own = own_tables(connections)
             losses = [
@@ -69,6 +69,7 @@ class _Asked:
     live: psycopg.Connection
     manifest: BackupManifest
     skipped: Collection[int]
+    snapshot: str
     names: OldNames
     written: Mapping[Table, Written] | None
 
@@ -101,7 +102,7 @@ class _Asked:
         return None if self.written is None else self.written.get(table, Written())
 
     def _estimated(self, table: Table, now: int, before: int) -> Written:
-        newer = newer_rows(table, self.manifest.facts.snapshot, self.skipped)
+        newer = newer_rows(table, self.snapshot, self.skipped)
         row = self.live.execute(sql.SQL("SELECT count(*) {}").format(newer)).fetchone()
         marked = int(row[0]) if row else 0
         added = min(marked, max(0, now - before))

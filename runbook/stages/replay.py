@@ -56,6 +56,10 @@ def replay_method(connections: Connections, backup_id: str) -> ReplayMethod:
     wanted = connections.settings.rollback.replay
     if wanted in (ReplayMethod.NONE, ReplayMethod.DIFFERENCE):
         return wanted
+    if connections.restore_points is not None:
+        if wanted is ReplayMethod.SLOT:
+            raise RefusedError("`replay = slot` finds no writes where branches are restored; `auto` compares")
+        return ReplayMethod.DIFFERENCE  # a branch is older than the dump, with which a capture begins
     if capture_of(connections.database, backup_id) is not None:
         return ReplayMethod.SLOT
     if wanted is ReplayMethod.SLOT:
@@ -111,9 +115,13 @@ class LastWrites:
             captured = CapturedWrites(live, capture, self._names, left_out=own_tables(connections), place=target.place)
             self._reader = SlotReplay(captured, target, skipped=self._skipped)
         else:
-            snapshot = manifest.facts.snapshot
             self._reader = DifferenceReplay(
-                live, snapshot, target, self._names, skipped=self._skipped, left_out=own_tables(connections)
+                live,
+                restored_snapshot(connections, manifest),
+                target,
+                self._names,
+                skipped=self._skipped,
+                left_out=own_tables(connections),
             )
         self._method = ReplayMethod.SLOT if capture is not None else ReplayMethod.DIFFERENCE
         self.replay: Replay | None = None
@@ -177,6 +185,14 @@ class LastWrites:
     def _has_changed(self, table: Table) -> bool:
         row = self._live.execute(_CHANGED, [self._manifest.created_at, *table]).fetchone()
         return row is None or row[0] is not False
+
+
+def restored_snapshot(connections: Connections, manifest: BackupManifest) -> str:
+    """Return the snapshot of which all is in what a backup is restored to: the dump's, or its restore point's."""
+    point = manifest.restore_point
+    if connections.restore_points is None or point is None or point.snapshot is None:
+        return manifest.facts.snapshot
+    return point.snapshot
 
 
 def finished(

@@ -38,6 +38,7 @@ from runbook.errors import (
 from runbook.manifest import (
     BackupManifest,
     DumpFormat,
+    RestorePoint,
     SequenceRange,
     TableFingerprint,
     Verification,
@@ -46,6 +47,7 @@ from runbook.manifest import (
 )
 from runbook.progress import report
 from runbook.reports import Replay
+from runbook.rules.drills import duration_in_words
 from runbook.rules.restore_by_hand import AGE, DUMP_FILE, DUMP_FOLDER, ZST
 from runbook.rules.restore_sample import choose_sample, sample_list
 from runbook.settings import ReplayMethod
@@ -110,6 +112,54 @@ def restore_beside(connections: Connections, backup_id: str, *, purpose: str) ->
     restored = RestoredDatabase(name, backup_id, round(time.monotonic() - begun, 3))
     _log.info("%s restored as %s in %.1f s and found equal to its manifest", backup_id, name, restored.restore_s)
     return restored
+
+
+def restore_replacement(connections: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
+    """Restore a backup beside the live database, to take its place.
+
+    Where the provider makes instant copies, that is a branch of the backup's restore point; else as `restore_beside`.
+
+    Raises:
+        As `restore_beside`; RefusedError when the restore point is gone.
+    """
+    points = connections.restore_points
+    if points is None:
+        return restore_beside(connections, backup_id, purpose=purpose)
+    manifest = connections.store.manifest(backup_id)
+    point = require_point(connections, manifest)
+    name, begun = connections.database.beside(purpose), time.monotonic()
+    points.open(point, name)
+    try:
+        _compare_branch(connections, manifest, name)
+    except BaseException:
+        _drop_quietly(connections, name)
+        raise
+    restored = RestoredDatabase(name, backup_id, round(time.monotonic() - begun, 3))
+    _log.info("%s opened as branch %s in %.1f s", point.name, name, restored.restore_s)
+    return restored
+
+
+def require_point(connections: Connections, manifest: BackupManifest) -> RestorePoint:
+    """Return the restore point beside a backup, which is still there.
+
+    Raises:
+        RefusedError: it has expired, was removed or never made; the message says how far back the provider goes.
+        ServiceError: the provider does not say.
+    """
+    points, point = connections.restore_points, manifest.restore_point
+    assert points is not None  # noqa: S101 - asked only where there are some
+    if point is not None and (found := points.find(point.name)) is not None and found.point_id == point.point_id:
+        return point
+    why = "was made without a restore point"
+    if point is not None:
+        kept = f"kept until {point.expires_at:%Y-%m-%d %H:%M} UTC" if point.expires_at else "not to expire"
+        why = f"had the restore point {point.name} ({kept}), which is gone"
+    history = duration_in_words(points.horizon().total_seconds())
+    raise RefusedError(
+        f"{manifest.backup_id} {why}; the provider's own history goes back {history}. "
+        "What is left: another backup (`runbook db:backups`), or the dump of this one, restored by hand as its "
+        "manifest says."
+    )
 
 
 def restore_and_compare(
@@ -402,6 +452,20 @@ def _compare(connections: Connections, manifest: BackupManifest, name: str, tabl
         differences += _sequence_differences(connection, manifest.facts.sequences)
     if differences:
         raise StageError(f"{manifest.backup_id} came back different: " + "; ".join(differences[:10]))
+
+
+def _compare_branch(connections: Connections, manifest: BackupManifest, name: str) -> None:
+    """Compare a branch with the manifest of the dump that was begun right after its restore point was made.
+
+    What was written in between is in the dump alone: rows may differ where there were writes, the schema may not.
+    """
+    found = fingerprint(connections.database, connections.settings.migrations.history_table, name=name)
+    expected = manifest.fingerprint
+    changed = {table for table, known in expected.tables.items() if found.tables.get(table, known) != known}
+    equal = expected.tables.keys() - changed
+    if differences := expected.only(equal).differences(found.only(found.tables.keys() - changed)):
+        raise StageError(f"{manifest.backup_id} came back different: " + "; ".join(differences[:10]))
+    _log.info("%d of %d tables are as in the dump, which was made seconds later", len(equal), len(expected.tables))
 
 
 def _sequence_differences(connection: psycopg.Connection, expected: dict[str, SequenceRange]) -> list[str]:

@@ -38,7 +38,7 @@ from runbook.stages.migration_plan import applied_to, required_migrations
 from runbook.stages.preparation import is_prepared
 from runbook.stages.quote import quote_loss
 from runbook.stages.replay import replay_method
-from runbook.stages.restore import FreshDatabase
+from runbook.stages.restore import FreshDatabase, require_point
 from runbook.stages.traffic import look_at_traffic, require_known
 
 NO_REASON = "no reason given"
@@ -242,6 +242,8 @@ class _Before:
         connections, active = self.connections, self.active
         verdict = self._require_legal(request.scope) if request.scope is RollbackScope.FULL else None
         backup = _require_verified(named) if named else _newest_backup(connections, request, active)
+        if connections.restore_points is not None:
+            require_point(connections, backup)
         require_identity(connections, backup)
         target = None
         if request.scope is RollbackScope.FULL:
@@ -419,7 +421,7 @@ def _predict(connections: Connections, backup: BackupManifest) -> RestorePredict
     """Predict how long the restore takes; a sample's time says nothing about the whole."""
     measured = backup.verification
     return predict_restore(
-        is_prepared=is_prepared(connections, backup.backup_id),
+        is_prepared=connections.restore_points is not None or is_prepared(connections, backup.backup_id),
         measured_s=None if measured.level is VerificationLevel.SAMPLE else measured.restore_s,
         size_bytes=backup.size_bytes,
         drills=[drill for drill in connections.store.drills() if drill.environment == connections.settings.name],

@@ -1,7 +1,8 @@
 """A Neon in memory behind real HTTP: one project, its branches, snapshots and operations; misbehaves on demand.
 
-What a branch holds is one string. The live branch is the one with the compute: `connect` is what an application sees,
-and it sees a restored state only when the operations of the restore have finished.
+What a branch holds is one string, or a Postgres server (`tests.emulators.neon_postgres`). The live branch is the one
+with the application's compute: `connect` is what an application sees, and it sees a restored state only when the
+operations of the restore have finished.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -37,6 +38,53 @@ COUNTERS = (
 )
 
 
+Content = Any
+"""A string, or a server."""
+
+
+class Contents(Protocol):
+    """What branches hold, and how it is copied."""
+
+    @property
+    def first(self) -> Content:
+        """Return what the live branch holds at the beginning."""
+        ...
+
+    def capture(self, content: Content) -> Content:
+        """Return a copy of what a branch holds now."""
+        ...
+
+    def start(self, content: Content) -> str:
+        """Let a branch take connections, and return its URL."""
+        ...
+
+    def replace(self, live: Content, content: Content) -> tuple[Content, Content]:
+        """Put the content of a branch in the live one's place; return what was live, and what is."""
+        ...
+
+    def drop(self, content: Content) -> None:
+        """Forget what a branch held."""
+        ...
+
+
+class Words:
+    """A branch holds one string."""
+
+    first = ""
+
+    def capture(self, content: str) -> str:
+        return content
+
+    def start(self, content: str) -> str:
+        return f"postgresql://owner:npg_{uuid.uuid4().hex}@ep-{abs(hash(content)):x}.us-east-2.aws.neon.tech/shop"
+
+    def replace(self, live: str, content: str) -> tuple[str, str]:
+        return live, content
+
+    def drop(self, content: str) -> None:
+        pass
+
+
 @dataclass
 class Branch:
     """A branch; `states` are what it held, oldest first: (LSN, since, content)."""
@@ -44,7 +92,7 @@ class Branch:
     id: str
     name: str
     parent: str | None
-    states: list[tuple[int, datetime, str]]
+    states: list[tuple[int, datetime, Content]]
     created_at: datetime
     parent_lsn: int | None = None
     state: str = "ready"
@@ -54,9 +102,10 @@ class Branch:
     restored_as: str | None = None
     restore_status: str | None = None
     hidden_reads: int = 0
+    endpoint: str | None = None
 
     @property
-    def content(self) -> str:
+    def content(self) -> Content:
         return self.states[-1][2]
 
 
@@ -66,7 +115,7 @@ class Snapshot:
     name: str
     source: str
     lsn: int
-    content: str
+    content: Content
     created_at: datetime
     expires_at: datetime | None
 
@@ -131,7 +180,7 @@ class _Refusal(Exception):  # noqa: N818 - an answer, not an error of the emulat
 class NeonEmulator:
     """The project and what goes wrong with it. Tests read and change it between requests."""
 
-    def __init__(self, *, token: str, history: timedelta, page_size: int, polls: int) -> None:
+    def __init__(self, *, token: str, history: timedelta, page_size: int, polls: int, contents: Contents) -> None:
         self.token = token
         self.project_id = "shiny-wind-028834"
         self.page_size = page_size
@@ -141,6 +190,7 @@ class NeonEmulator:
         self.snapshots: dict[str, Snapshot] = {}
         self.operations: list[Operation] = []
         self.compute = MAIN
+        self._contents = contents
         self._polls = polls
         self._history = history
         self._skew = timedelta()
@@ -151,8 +201,8 @@ class NeonEmulator:
         self._hidden_reads = 0
         self._token_lasts: int | None = None
         self._not_before = 0.0
-        first = (self._lsn, self.now(), "")
-        self.branches = {MAIN: Branch(MAIN, "main", None, [first], self.now())}
+        first = (self._lsn, self.now(), contents.first)
+        self.branches = {MAIN: Branch(MAIN, "main", None, [first], self.now(), endpoint="ep-main-000001")}
 
     def now(self) -> datetime:
         return datetime.now(UTC).replace(microsecond=0) + self._skew
@@ -164,7 +214,7 @@ class NeonEmulator:
         self._lsn += 0x100
         self.branches[self.compute].states.append((self._lsn, self.now(), content))
 
-    def connect(self) -> str:
+    def connect(self) -> Content:
         """Return what the application sees through its connection string."""
         return self.branches[self.compute].content
 
@@ -278,6 +328,10 @@ class NeonEmulator:
             ("POST", "/branches/([^/]+)/restore", self._restore_branch),
             ("POST", "/branches/([^/]+)/finalize_restore", self._finalize_restore),
             ("POST", "/branches/([^/]+)/snapshot", self._create_snapshot),
+            ("GET", "/branches/([^/]+)/endpoints", self._list_endpoints),
+            ("POST", "/endpoints", self._create_endpoint),
+            ("DELETE", "/endpoints/([^/]+)", self._delete_endpoint),
+            ("GET", "/connection_uri", self._connection_uri),
             ("GET", "/snapshots", self._list_snapshots),
             ("DELETE", "/snapshots/([^/]+)", self._delete_snapshot),
             ("POST", "/snapshots/([^/]+)/restore", self._restore_snapshot),
@@ -331,8 +385,6 @@ class NeonEmulator:
 
     def _create_branch(self, query: JSON, body: JSON) -> tuple[int, Any]:
         wanted: JSON = body.get("branch") or {}
-        if body.get("endpoints"):
-            raise _Refusal(400, "this emulator makes no computes")
         parent = self._existing(wanted.get("parent_id") or MAIN)
         self._check_unlocked(parent.id)
         name = wanted.get("name") or self._new_id("branch")
@@ -349,8 +401,38 @@ class NeonEmulator:
             branch.state = "ready"
 
         operations = self._begin(branch.id, "create_branch", effect=ready)
-        empty: JSON = {"endpoints": [], "roles": [], "databases": []}
-        return 201, {"branch": self._branch(branch), "operations": operations, **empty}
+        if body.get("endpoints"):
+            branch.endpoint = self._new_id("ep")
+            operations += self._begin(branch.id, "start_compute")
+        lists: JSON = {"endpoints": self._endpoints(branch), "roles": [], "databases": []}
+        return 201, {"branch": self._branch(branch), "operations": operations, **lists}
+
+    def _list_endpoints(self, query: JSON, body: JSON, branch_id: str) -> tuple[int, Any]:
+        return 200, {"endpoints": self._endpoints(self._existing(branch_id))}
+
+    def _create_endpoint(self, query: JSON, body: JSON) -> tuple[int, Any]:
+        branch = self._existing(body["endpoint"]["branch_id"])
+        self._check_unlocked(branch.id)
+        if branch.endpoint is not None:
+            raise _Refusal(409, "the branch has a read-write endpoint already")
+        branch.endpoint = self._new_id("ep")
+        operations = self._begin(branch.id, "start_compute")
+        return 201, {"endpoint": self._endpoints(branch)[0], "operations": operations}
+
+    def _delete_endpoint(self, query: JSON, body: JSON, endpoint_id: str) -> tuple[int, Any]:
+        branch = next((each for each in self.branches.values() if each.endpoint == endpoint_id), None)
+        if branch is None:
+            return 204, None
+        self._check_unlocked(branch.id)
+        answer = self._endpoints(branch)[0]
+        branch.endpoint = None
+        return 200, {"endpoint": answer, "operations": self._begin(branch.id, "suspend_compute")}
+
+    def _connection_uri(self, query: JSON, body: JSON) -> tuple[int, Any]:
+        branch = self._existing(query["branch_id"])
+        if branch.endpoint is None:
+            raise _Refusal(404, "the branch has no endpoint")
+        return 200, {"uri": self._contents.start(branch.content)}
 
     def _update_branch(self, query: JSON, body: JSON, branch_id: str) -> tuple[int, Any]:
         branch, wanted = self._existing(branch_id), body["branch"]
@@ -372,12 +454,14 @@ class NeonEmulator:
         if self._children(branch_id):
             raise _Refusal(422, "cannot delete a branch that has children")
         del self.branches[branch_id]
+        self._contents.drop(branch.content)
         return 200, {"branch": self._branch(branch), "operations": self._begin(branch_id, "delete_timeline")}
 
     def _restore_branch(self, query: JSON, body: JSON, branch_id: str) -> tuple[int, Any]:
         branch, source = self._existing(branch_id), self._existing(body.get("source_branch_id", ""))
         self._check_unlocked(branch_id)
         itself, name = branch is source, body.get("preserve_under_name")
+        keeper: Branch | None = None
         at_point = body.get("source_lsn") or body.get("source_timestamp")
         if not name and (itself or self._children(branch_id)):
             raise _Refusal(400, "preserve_under_name is required")
@@ -391,13 +475,17 @@ class NeonEmulator:
             kept = Branch(self._new_id("br"), name, branch.parent, list(branch.states), self.now(), branch.parent_lsn)
             kept.hidden_reads = self._hidden_reads
             self.branches[kept.id] = kept
+            keeper = kept
             for child in self._children(branch_id):
                 child.parent = kept.id
             branch.parent = None if itself and branch.parent is None else kept.id
         branch.state, branch.reset_at = "resetting", self.now()
 
         def replace() -> None:
-            branch.states = [*branch.states, restored]
+            replaced, live = self._contents.replace(branch.content, restored[2])
+            if keeper is not None:
+                keeper.states[-1] = (*keeper.states[-1][:2], replaced)
+            branch.states = [*branch.states, (*restored[:2], live)]
             branch.state = "ready"
 
         operations = self._begin(branch_id, "create_timeline", "suspend_compute", "start_compute", effect=replace)
@@ -454,6 +542,8 @@ class NeonEmulator:
         return 200, {"operations": self._replace(self.branches[branch.restored_as], branch, body.get("name"))}
 
     def _replace(self, old: Branch, new: Branch, keep_as: str | None) -> list[JSON]:
+        if new.endpoint is not None:
+            raise _Refusal(422, "the branch has a read-write endpoint of its own")
         kept = keep_as or f"{old.name} (old)"
         self._check_name(kept)
         old.name, new.name, new.restore_status = kept, old.name, "finalized"
@@ -461,6 +551,9 @@ class NeonEmulator:
         def move_compute() -> None:
             if self.compute == old.id:
                 self.compute = new.id
+            new.endpoint, old.endpoint = old.endpoint, None
+            replaced, live = self._contents.replace(old.content, new.content)
+            old.states[-1], new.states[-1] = (*old.states[-1][:2], replaced), (*new.states[-1][:2], live)
 
         return self._begin(new.id, "suspend_compute", "start_compute", effect=move_compute)
 
@@ -502,7 +595,7 @@ class NeonEmulator:
     def _children(self, branch_id: str) -> list[Branch]:
         return [branch for branch in self.branches.values() if branch.parent == branch_id]
 
-    def _state_of(self, branch: Branch, lsn: str | None, timestamp: str | None) -> tuple[int, datetime, str]:
+    def _state_of(self, branch: Branch, lsn: str | None, timestamp: str | None) -> tuple[int, datetime, Content]:
         states = branch.states
         if lsn:
             states = [state for state in states if state[0] <= int(lsn.partition("/")[2], 16)]
@@ -510,7 +603,8 @@ class NeonEmulator:
             states = [state for state in states if state[1] <= datetime.fromisoformat(timestamp)]
         if not states:
             raise _Refusal(400, "the point is outside of the history")
-        return states[-1]
+        at, since, content = states[-1]
+        return at, since, self._contents.capture(content)
 
     def _future(self, text: str | None, longest: timedelta | None) -> datetime | None:
         if text is None:
@@ -550,6 +644,35 @@ class NeonEmulator:
             **dict.fromkeys(("state_changed_at", "created_at", "updated_at"), at),
             **{key: value for key, value in optional.items() if value is not None},
         }
+
+    def _endpoints(self, branch: Branch) -> list[JSON]:
+        if branch.endpoint is None:
+            return []
+        at = _text(branch.created_at)
+        return [
+            {
+                "id": branch.endpoint,
+                "host": f"{branch.endpoint}.us-east-2.aws.neon.tech",
+                "project_id": self.project_id,
+                "branch_id": branch.id,
+                "type": "read_write",
+                "current_state": "active",
+                "autoscaling_limit_min_cu": 0.25,
+                "autoscaling_limit_max_cu": 1,
+                "region_id": "aws-us-east-2",
+                "proxy_host": "us-east-2.aws.neon.tech",
+                "settings": {},
+                "pooler_enabled": False,
+                "pooler_mode": "transaction",
+                "disabled": False,
+                "passwordless_access": True,
+                "creation_source": "console",
+                "provisioner": "k8s-neonvm",
+                "suspend_timeout_seconds": 0,
+                "created_at": at,
+                "updated_at": at,
+            }
+        ]
 
     def _snapshot(self, snapshot: Snapshot) -> JSON:
         expires = {} if snapshot.expires_at is None else {"expires_at": _text(snapshot.expires_at)}
@@ -614,13 +737,21 @@ def _lsn(lsn: int) -> str:
 
 @contextmanager
 def neon_emulator(
-    *, token: str, history: timedelta = timedelta(days=7), page_size: int = 100, polls: int = 1, port: int = 0
+    *,
+    token: str,
+    history: timedelta = timedelta(days=7),
+    page_size: int = 100,
+    polls: int = 1,
+    port: int = 0,
+    contents: Contents | None = None,
 ) -> Generator[NeonEmulator]:
     """Serve an emulator on a free port of this machine, with `url` as the API's address.
 
     Operations end after they were asked for `polls` + 2 times; with 0 they have ended when they are first seen.
     """
-    emulator = NeonEmulator(token=token, history=history, page_size=page_size, polls=polls)
+    emulator = NeonEmulator(
+        token=token, history=history, page_size=page_size, polls=polls, contents=contents or Words()
+    )
     connections: dict[tuple[str, int] | None, asyncio.Transport] = {}
 
     class Protocol(H11Protocol):

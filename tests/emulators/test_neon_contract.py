@@ -54,6 +54,10 @@ def whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def truth(value: object) -> bool:
     return isinstance(value, bool)
 
@@ -151,6 +155,20 @@ PROJECT = Shape(
 )
 REFUSAL = Shape({"code": text, "message": text}, {"request_id": filled})
 ANNOTATION = Shape({"object": Shape({"type": text, "id": text}), "value": anything})
+ENDPOINT = Shape(
+    {
+        **dict.fromkeys(("host", "proxy_host", "region_id", "creation_source", "provisioner"), text),
+        **dict.fromkeys(("id", "project_id", "branch_id"), resource_id),
+        **dict.fromkeys(("autoscaling_limit_min_cu", "autoscaling_limit_max_cu"), number),
+        **dict.fromkeys(("pooler_enabled", "disabled", "passwordless_access"), truth),
+        **dict.fromkeys(("created_at", "updated_at"), moment),
+        "type": one_of("read_only", "read_write"),
+        "current_state": one_of("init", "active", "idle"),
+        "pooler_mode": one_of("transaction"),
+        "settings": anything,
+        "suspend_timeout_seconds": whole,
+    }
+)
 OPERATIONS = Shape({"operations": ListOf(OPERATION)})
 CHANGED = Shape({"branch": BRANCH, "operations": ListOf(OPERATION)})
 
@@ -186,14 +204,15 @@ CONTRACT: dict[tuple[str, str], Call] = {
                 {
                     "branch": BRANCH,
                     "operations": ListOf(OPERATION),
-                    **dict.fromkeys(("endpoints", "roles", "databases"), none_yet),
+                    "endpoints": ListOf(ENDPOINT),
+                    **dict.fromkeys(("roles", "databases"), none_yet),
                 }
             )
         },
         body=Shape(
             {},
             {
-                "endpoints": none_yet,
+                "endpoints": ListOf(Shape({"type": one_of("read_only", "read_write")})),
                 "branch": Shape(
                     {},
                     {
@@ -225,6 +244,20 @@ CONTRACT: dict[tuple[str, str], Call] = {
         {200: Shape({"snapshot": SNAPSHOT, "operations": ListOf(OPERATION)})},
         query={"lsn": text, "timestamp": text, "name": text, "expires_at": moment},
     ),
+    ("GET", "/branches/{id}/endpoints"): Call({200: Shape({"endpoints": ListOf(ENDPOINT)})}),
+    ("POST", "/endpoints"): Call(
+        {201: Shape({"endpoint": ENDPOINT, "operations": ListOf(OPERATION)})},
+        body=Shape(
+            {"endpoint": Shape({"branch_id": resource_id, "type": one_of("read_only", "read_write")})},
+        ),
+    ),
+    ("DELETE", "/endpoints/{id}"): Call(
+        {200: Shape({"endpoint": ENDPOINT, "operations": ListOf(OPERATION)}), 204: None}
+    ),
+    ("GET", "/connection_uri"): Call(
+        {200: Shape({"uri": text})},
+        query={"branch_id": resource_id, "database_name": text, "role_name": text, "pooled": one_of("true", "false")},
+    ),
     ("GET", "/snapshots"): Call({200: Shape({"snapshots": ListOf(SNAPSHOT)})}),
     ("DELETE", "/snapshots/{id}"): Call({202: OPERATIONS}),
     ("POST", "/snapshots/{id}/restore"): Call(
@@ -238,7 +271,9 @@ def called(exchange: Exchange) -> tuple[str, str]:
     """Which call of the contract an exchange is."""
     match = re.fullmatch(r"/projects/[a-z0-9-]{1,60}(.*)", exchange.path)
     assert match is not None, exchange.path
-    return exchange.method, re.sub(r"^(/[a-z]+/)[a-z0-9-]{1,60}", r"\1{id}", match[1])
+    return exchange.method, re.sub(
+        r"^(/(?:branches|operations|snapshots|endpoints)/)[a-z0-9-]{1,60}", r"\1{id}", match[1]
+    )
 
 
 def violations(exchange: Exchange) -> list[str]:
@@ -289,7 +324,10 @@ def _life_of_points(neon: NeonEmulator, kind: Literal["branch", "snapshot"]) -> 
     kept = points.create(NAME, keep_for=timedelta(days=1))
     short = points.create("runbook-backup_20250105_120000", keep_for=None)
     points.remove(short)
-    points.restore(kept, preserve_as=f"replaced-{kind}")
+    points.open(kept, f"opened-{kind}")
+    points.address(f"opened-{kind}", database="shop", role="owner")
+    points.take_place(f"opened-{kind}", preserve_as=f"replaced-{kind}")
+    points.close(f"opened-{kind}")
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +386,7 @@ SPOILED: list[tuple[Callable[[Exchange], object], str]] = [
     (lambda each: each.body["branch"].update(name=""), "body.branch.name is ''"),
     (lambda each: each.body["branch"].update(expires="2025-01-04"), "body.branch has expires"),
     (lambda each: each.body["branch"].update(expires_at="2025-01-04T12:00:00"), "body.branch.expires_at is"),
-    (lambda each: each.body.update(endpoints=[{"type": "read_write"}]), r"body.endpoints\[\] is"),
+    (lambda each: each.body.update(endpoints=[{"type": "fast"}]), r"body.endpoints\[\].type is"),
     (lambda each: each.query.update(name="x"), "query has name"),
     (lambda each: each.answer.pop("operations"), "answer has no operations"),
     (lambda each: each.answer["operations"][0].update(status="done"), r"answer.operations\[\].status is 'done'"),

@@ -34,7 +34,11 @@ DAY = timedelta(days=1)
 QUICK = Patience(answer_s=5, pause_s=0.005, poll_s=0.002, finish_s=30)
 BOTH = pytest.mark.parametrize("kind", ["branch", "snapshot"])
 CREATE = {"branch": "/branches$", "snapshot": "/snapshot$"}
-RESTORE = {"branch": ["/branches/.*/restore$"], "snapshot": ["/snapshots/.*/restore$", "/finalize_restore$"]}
+OPENED = "shop_restored_20250104_120500"
+RESTORE = {
+    "branch": ["/branches$", "/branches/.*/restore$"],
+    "snapshot": ["/snapshots/.*/restore$", "/finalize_restore$"],
+}
 
 
 @pytest.fixture
@@ -55,6 +59,13 @@ def client(
 ) -> NeonRestorePoints:
     settings = NeonSettings(project_id or neon.project_id, branch, kind, neon.url)
     return NeonRestorePoints(settings, SecretStr(token), patience)
+
+
+def restore(points: RestorePoints, point: RestorePoint, *, preserve_as: str) -> None:
+    """Do what a rollback does: open a point beside the live branch, then let it take its place."""
+    points.open(point, OPENED)
+    points.take_place(OPENED, preserve_as=preserve_as)
+    points.close(OPENED)
 
 
 def copies(neon: NeonEmulator, name: str = NAME) -> list[str]:
@@ -286,7 +297,7 @@ def test_an_operation_that_failed_while_the_answer_was_lost_is_not_taken_for_suc
             neon.lose("POST", path)
         neon.fail_operation("suspend_compute", "the compute does not stop")
         with pytest.raises(StageError, match="the compute does not stop"):
-            client(neon, kind).restore(point, preserve_as="replaced")
+            restore(client(neon, kind), point, preserve_as="replaced")
 
 
 def test_an_operation_without_an_end_is_waited_for_only_so_long() -> None:
@@ -310,7 +321,7 @@ def test_a_restore_brings_the_point_back_in_place_and_keeps_the_state_replaced(n
     feature = neon.add_branch("feature")
     point = client(neon, kind).create(NAME, keep_for=None)
     neon.write("orders after the migration")
-    client(neon, kind).restore(point, preserve_as="replaced-by-rollback")
+    restore(client(neon, kind), point, preserve_as="replaced-by-rollback")
     assert neon.connect() == "orders as they were"
     assert neon.branches[neon.compute].name == "main"
     assert copies(neon, "replaced-by-rollback") == ["orders after the migration"]
@@ -323,7 +334,7 @@ def test_a_point_serves_more_than_one_restore(neon: NeonEmulator, kind: Kind) ->
     point = points.create(NAME, keep_for=None)
     for attempt in ("first", "second"):
         neon.write(f"orders after the {attempt} migration")
-        points.restore(point, preserve_as=f"replaced-{attempt}")
+        restore(points, point, preserve_as=f"replaced-{attempt}")
         assert neon.connect() == "orders as they were"
     for attempt in ("first", "second"):
         assert copies(neon, f"replaced-{attempt}") == [f"orders after the {attempt} migration"]
@@ -333,14 +344,14 @@ def test_a_point_serves_more_than_one_restore(neon: NeonEmulator, kind: Kind) ->
 def test_a_restore_takes_a_point_of_the_kind_that_was_made_earlier(neon: NeonEmulator, kind: Kind) -> None:
     point = client(neon, kind).create(NAME, keep_for=None)
     neon.write("orders after the migration")
-    client(neon, "snapshot" if kind == "branch" else "branch").restore(point, preserve_as="replaced")
+    restore(client(neon, "snapshot" if kind == "branch" else "branch"), point, preserve_as="replaced")
     assert neon.connect() == "orders as they were"
 
 
 def test_a_branch_that_was_restored_from_does_not_expire_under_the_live_branch(neon: NeonEmulator) -> None:
     point = client(neon).create(NAME, keep_for=DAY)
     neon.write("orders after the migration")
-    client(neon).restore(point, preserve_as="replaced")
+    restore(client(neon), point, preserve_as="replaced")
     neon.pass_time(2 * DAY)
     kept = client(neon).find(NAME)
     assert kept is not None
@@ -364,10 +375,11 @@ def test_a_restore_whose_answer_is_lost_happens_once(
     neon.write("orders after the migration")
     neon.hide_new_branches(reads=1)
     neon.lose("POST", path, status=status)
-    client(neon, kind).restore(point, preserve_as="replaced")
+    restore(client(neon, kind), point, preserve_as="replaced")
     assert neon.connect() == "orders as they were"
     assert copies(neon, "replaced") == ["orders after the migration"]
-    assert sent(neon, "POST", "restore") == len(RESTORE[kind])
+    assert sent(neon, "POST", "/branches") == (2 if kind == "branch" else 0)  # the point and its opening
+    assert sent(neon, "POST", "restore") == (1 if kind == "branch" else 2)
 
 
 @BOTH
@@ -377,7 +389,7 @@ def test_a_restore_waits_for_what_locks_the_branch(neon: NeonEmulator, kind: Kin
     neon.write("orders after the migration")
     for path in RESTORE[kind]:
         neon.refuse("POST", path, status, times=2)
-    client(neon, kind).restore(point, preserve_as="replaced")
+    restore(client(neon, kind), point, preserve_as="replaced")
     assert neon.connect() == "orders as they were"
 
 
@@ -386,7 +398,7 @@ def test_a_restore_that_fails_names_the_operation(neon: NeonEmulator, kind: Kind
     point = client(neon, kind).create(NAME, keep_for=DAY)
     neon.fail_operation("start_compute", "no room in the region")
     with pytest.raises(StageError, match=r"restore|place.*operation start_compute .* failed: no room in the region"):
-        client(neon, kind).restore(point, preserve_as="replaced")
+        restore(client(neon, kind), point, preserve_as="replaced")
 
 
 def test_a_snapshot_that_cannot_be_restored_leaves_the_live_branch_alone(neon: NeonEmulator) -> None:
@@ -394,7 +406,7 @@ def test_a_snapshot_that_cannot_be_restored_leaves_the_live_branch_alone(neon: N
     neon.write("orders after the migration")
     neon.fail_operation("create_branch", "the snapshot cannot be read")
     with pytest.raises(StageError, match="the snapshot cannot be read"):
-        client(neon, "snapshot").restore(point, preserve_as="replaced")
+        restore(client(neon, "snapshot"), point, preserve_as="replaced")
     assert neon.compute == MAIN
     assert neon.connect() == "orders after the migration"
 
@@ -403,10 +415,11 @@ def test_a_snapshot_that_cannot_be_restored_leaves_the_live_branch_alone(neon: N
 @pytest.mark.parametrize("name", ["staging", "", "x" * 201, "with\nnewline"], ids=["taken", "empty", "long", "newline"])
 def test_a_name_that_cannot_keep_the_state_replaced_is_refused(neon: NeonEmulator, kind: Kind, name: str) -> None:
     neon.add_branch("staging")
-    point = client(neon, kind).create(NAME, keep_for=DAY)
+    points = client(neon, kind)
+    points.open(points.create(NAME, keep_for=DAY), OPENED)
     neon.exchanges.clear()
     with pytest.raises(InvalidInputError, match="preserve_as"):
-        client(neon, kind).restore(point, preserve_as=name)
+        points.take_place(OPENED, preserve_as=name)
     assert not changes(neon)
 
 
@@ -418,7 +431,7 @@ def test_an_expired_point_is_refused_and_nothing_changes(neon: NeonEmulator, kin
     neon.exchanges.clear()
     assert client(neon, kind).find(NAME) is None
     with pytest.raises(RejectedError, match=r"not there any more; it was to be kept until 20.* UTC.*Restore the dump"):
-        client(neon, kind).restore(point, preserve_as="replaced")
+        restore(client(neon, kind), point, preserve_as="replaced")
     assert not changes(neon)
 
 
@@ -434,32 +447,34 @@ def test_an_expired_point_is_refused_and_nothing_changes(neon: NeonEmulator, kin
 def test_what_is_no_restore_point_is_neither_restored_nor_removed(neon: NeonEmulator, kind: str, point_id: str) -> None:
     foreign = RestorePoint(kind=kind, point_id=point_id, name=NAME, lsn=None, expires_at=None)
     with pytest.raises(RejectedError, match=r"not .*restore point"):
-        client(neon).restore(foreign, preserve_as="replaced")
+        restore(client(neon), foreign, preserve_as="replaced")
     with pytest.raises(RejectedError, match=r"not .*restore point"):
         client(neon).remove(foreign)
     assert not changes(neon)
 
 
 def test_a_restore_after_which_the_state_replaced_cannot_be_found_needs_a_person(neon: NeonEmulator) -> None:
-    point = client(neon).create(NAME, keep_for=None)
+    points = client(neon)
+    points.open(points.create(NAME, keep_for=None), OPENED)
     neon.hide_new_branches(reads=1000)
     with pytest.raises(DivergedError, match=r"not both of the branches main and replaced"):
-        client(neon).restore(point, preserve_as="replaced")
+        points.take_place(OPENED, preserve_as="replaced")
 
 
 def test_a_key_that_expires_during_a_restore_leaves_word_of_what_runs(neon: NeonEmulator) -> None:
-    point = client(neon).create(NAME, keep_for=None)
+    points = client(neon)
+    points.open(points.create(NAME, keep_for=None), OPENED)
     neon.exchanges.clear()
-    neon.expire_token(after=5)  # list twice, read the point, list operations, restore
+    neon.expire_token(after=5)  # list three times, list operations, restore
     with pytest.raises(RejectedError, match=r"operation create_timeline .* can no longer be followed\. .*HTTP 401"):
-        client(neon).restore(point, preserve_as="replaced")
+        points.take_place(OPENED, preserve_as="replaced")
     assert changes(neon) == [f"POST /projects/{neon.project_id}/branches/{MAIN}/restore"]
 
 
 def test_a_branch_given_by_id_that_a_snapshot_has_replaced_is_refused_by_name(neon: NeonEmulator) -> None:
     by_id = client(neon, "snapshot", branch=MAIN)
     point = by_id.create(NAME, keep_for=DAY)
-    by_id.restore(point, preserve_as="replaced")
+    restore(by_id, point, preserve_as="replaced")
     with pytest.raises(RejectedError, match=rf"replaced \({MAIN}\) was replaced by main .* Put the name main"):
         by_id.create(LATER, keep_for=DAY)
     client(neon, "snapshot").create(LATER, keep_for=DAY)

@@ -39,7 +39,8 @@ def shop(connections: Connections, neon: NeonEmulator) -> Connections:
     few = RetentionSettings(keep_last=1, keep_daily=0, keep_weekly=0, keep_monthly=0, minimum_kept=1, unverified_days=1)
     backup = BackupSettings(rollback_deadline_h=5, retention=few)
     changed = connections.settings.model_copy(update={"backup": backup})
-    return replace(connections, settings=changed, restore_points=points)
+    database = replace(connections.database, restore_points=points)
+    return replace(connections, settings=changed, database=database)
 
 
 def test_a_backup_names_its_restore_point_which_outlives_the_rollback_deadline(
