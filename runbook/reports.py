@@ -186,7 +186,8 @@ class TableLoss(_Report):
     """What the application wrote to one table since a backup, in rows: what a restore loses unless it is replayed.
 
     `rows_now` and `rows_restored` are all rows of the table, now and in the backup. Exact by primary key with
-    `is_exact`, otherwise an estimate. `cannot_replay` says why a replay would leave the table out, if so.
+    `is_exact`, otherwise an estimate. `cannot_replay` says why a replay would leave the table out, if so. In `obscured`
+    rows, a replay by comparing cannot see what was written before a migration changed them.
     """
 
     table: str
@@ -197,6 +198,7 @@ class TableLoss(_Report):
     deleted: int = 0
     is_exact: bool = False
     cannot_replay: str = ""
+    obscured: int = 0
 
     @property
     def rows(self) -> int:

@@ -61,7 +61,7 @@ def quote_loss(connections: Connections, backup_id: str) -> tuple[TableLoss, ...
             losses = [
                 asked.loss((one[0], one[1]), one[2], has_key=one[3]) for one in rows if (one[0], one[1]) not in own
             ]
-    return tuple(loss for loss in losses if loss.inserted or loss.updated or loss.deleted or loss.cannot_replay)
+    return tuple(loss for loss in losses if loss.rows or loss.cannot_replay or loss.obscured)
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ class _Asked:
         known = self.manifest.fingerprint.tables.get(".".join(_quoted(part) for part in then))
         before = known.rows if known else 0
         cannot = ""
+        changed = touched_by(self.live, table, self.skipped) if self.written is None or not has_key else 0
         if known is None and now:
             cannot = "the table was made after the backup"
-        elif not has_key and touched_by(self.live, table, self.skipped):
+        elif not has_key and changed:
             cannot = "nothing tells its rows apart, and a migration has changed it"
         # A table made since is in no capture that could be read through the old schema.
         counted = self._counted(then) if known is not None else None
@@ -96,6 +97,7 @@ class _Asked:
             deleted=before + written.inserted - now if written.emptied else written.deleted,
             is_exact=self.written is not None and has_key and known is not None,
             cannot_replay=cannot,
+            obscured=changed if self.written is None and not cannot else 0,
         )
 
     def _counted(self, table: Table) -> Written | None:

@@ -188,8 +188,14 @@ class RollbackPlan:
         loses = f"{'LOSES' if left else 'Loses'} {left} of the {_rows(rows)}"
         head = f"- {loses} written since that backup; the others are replayed, {how}. {kept}."
         lost = [f"  - LOST of {loss.table}: {loss.cannot_replay}" for loss in self.data_loss if loss.cannot_replay]
+        obscured = [
+            f"  - MAY LOSE of {loss.table}: what was written to {_rows(loss.obscured)} between the backup and a "
+            "migration, which changed them afterwards"
+            for loss in self.data_loss
+            if loss.obscured
+        ]
         aside = "  - rows that do not fit the restored schema are put aside in a file"
-        return [head, *written, *lost, aside]
+        return [head, *written, *lost, *obscured, aside]
 
 
 def plan_rollback(connections: Connections, request: RollbackRequest) -> RollbackPlan:

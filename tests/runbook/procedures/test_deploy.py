@@ -221,7 +221,7 @@ class Stages:
         self.world.act("undo migrations", lambda: self.world.migrate(before.migrations))
         return tuple(reversed(left))
 
-    def restore_beside(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
+    def restore_replacement(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
         fill = lambda: self.world.databases.update({"shop_restored": self.world.backups[backup_id]})  # noqa: E731
         self.world.act("restore", fill)
         return RestoredDatabase("shop_restored", backup_id, 1.0)

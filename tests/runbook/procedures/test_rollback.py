@@ -111,7 +111,7 @@ class Stages:
     def ask_consent(self, connections: Connections, plan: RollbackPlan, request: RollbackRequest) -> str:
         return consent_by_flag(connections, plan, request)
 
-    def restore_beside(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
+    def restore_replacement(self, _: Connections, backup_id: str, *, purpose: str) -> RestoredDatabase:
         try:
             self.world.act("restore", lambda: self.world.databases.update({"shop_restored": SAVED}))
         except BaseException:

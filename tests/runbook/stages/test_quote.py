@@ -12,6 +12,7 @@ from runbook.reports import TableLoss
 from runbook.stages.backup import create_backup
 from runbook.stages.quote import quote_loss
 from tests.runbook.helpers import execute
+from tests.runbook.stages.test_replay import migrate
 
 SHOP = (
     "CREATE TABLE orders (id int PRIMARY KEY, note text)",
@@ -75,3 +76,20 @@ def test_without_a_capture_the_quote_is_an_estimate_and_says_so(shop: Connection
     assert "(estimate)" in orders.render()
     assert orders.inserted + orders.updated == 15
     assert orders.rows_now - orders.rows_restored == orders.inserted - orders.deleted
+
+
+def test_rows_in_which_a_migration_hides_what_was_written_before_it_are_counted(shop: Connections) -> None:
+    made = create_backup(shop, reason="test", triggered_by="somebody")
+    execute(shop.database.url, "UPDATE orders SET note = 'written' WHERE id <= 3")
+    migrate(shop, "UPDATE orders SET note = 'migrated' WHERE id <= 20")
+    execute(shop.database.url, "UPDATE orders SET note = 'since' WHERE id <= 2")
+    (loss,) = quote_loss(shop, made.backup_id)
+    assert (loss.updated, loss.obscured, loss.cannot_replay) == (2, 18, "")
+
+
+def test_captured_writes_are_hidden_by_no_migration(shop: Connections) -> None:
+    made = create_backup(shop, reason="test", triggered_by="somebody", capture=True)
+    execute(shop.database.url, "UPDATE orders SET note = 'written' WHERE id <= 3")
+    migrate(shop, "UPDATE orders SET note = 'migrated' WHERE id <= 20")
+    (loss,) = quote_loss(shop, made.backup_id)
+    assert (loss.updated, loss.obscured) == (3, 0)
