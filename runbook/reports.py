@@ -332,14 +332,20 @@ class DrillReport(_Report):
 
 @dataclass
 class StepLog:
-    """Runs the steps of a procedure one after the other and remembers how each ended."""
+    """Runs the steps of a procedure one after the other and remembers how each ended.
+
+    Each of `followers` is called with the name of a step that begins; they raise nothing.
+    """
 
     steps: list[Step] = field(default_factory=list)
+    followers: list[Callable[[str], None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def run(self, name: str, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run one step; what it raises is recorded and passed on."""
         begun = time.monotonic()
+        for follower in self.followers:
+            follower(name)
         try:
             result = stage(*args, **kwargs)
         except BaseException as error:

@@ -37,6 +37,7 @@ from runbook.rules.smoke import SmokeTest
 from runbook.rules.verdict import judge_rollbacks
 from runbook.stages import application, checklist, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
+from runbook.stages.github_deployment import GitHubDeployment
 from runbook.stages.health import Verdict, WatchResult
 from runbook.stages.migration_plan import applied_to, recorded_plan
 from runbook.stages.test_suite import TestReport
@@ -109,6 +110,7 @@ class _Progress:
     plan: ReleasePlan
     previous: Release | None
     migrating: Migrating
+    shown: GitHubDeployment
     release: Release | None = None
     inconclusive: bool = False
 
@@ -154,7 +156,8 @@ def recover_deploy(change: Change, stages: DeployStages) -> DeployReport:
     previous = connections.host.release(facts.previous_release_id) if facts.previous_release_id else None
     migrations = recorded_plan(connections, facts.git_sha, facts.migrations, has_release=previous is not None)
     plan = ReleasePlan(facts.git_ref, facts.git_sha, facts.version, facts.previous_git_sha, migrations, ())
-    progress = _Progress(facts, plan, previous, Migrating(migrations, StepLog(), journal))
+    shown = _shown(change, plan)
+    progress = _Progress(facts, plan, previous, Migrating(migrations, StepLog(), journal), shown)
     recall(connections, progress.migrating)
     for entry in journal.open_intents():
         if entry.effect is Effect.PROMOTE:
@@ -187,23 +190,31 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
         reason=request.reason,
         triggered_by=request.triggered_by,
     )
-    progress = _Progress(facts, plan, previous, Migrating(plan.migrations, steps, change.journal))
+    progress = _Progress(facts, plan, previous, Migrating(plan.migrations, steps, change.journal), _shown(change, plan))
     change.journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
+    progress.shown.begin()
+    steps.followers.append(progress.shown.step)
     try:
         _release(connections, stages, progress)
         state = _final_state(connections, stages, progress, plan.git_sha)
         if state is FinalState.DIVERGED:
             raise StageError(f"what runs is not what was released: {progress.findings[-1]}")
     except LostLockError:
+        progress.shown.leave()
         raise
     except BaseException as error:  # also a cancelled run has to be undone; raised again below
         if change.journal.has_passed and not isinstance(error, Exception):
+            progress.shown.leave()
             raise  # the release has passed, and stays: whoever recovers the run finishes it
         report = _failed(connections, stages, progress, error)
         if isinstance(error, Exception):
             raise DeployFailedError(report) from error
         raise
     return _conclude(connections, stages, progress, state, None)
+
+
+def _shown(change: Change, plan: ReleasePlan) -> GitHubDeployment:
+    return GitHubDeployment(change.connections, change.journal.run, plan.git_sha, "deploy", plan.version)
 
 
 def _release(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
@@ -252,6 +263,7 @@ def _conclude(
 ) -> DeployReport:
     if state is not FinalState.DIVERGED:
         settle_preparations(connections, stages, progress.migrating, started=progress.facts.started, error=error)
+    progress.findings.extend(progress.shown.end(success=error is None, state=state))
     report = _publish(connections, stages, _report(connections, progress, state, error))
     if state is FinalState.DIVERGED:
         hold_diverged(connections, progress.journal, triggered_by=progress.facts.triggered_by)

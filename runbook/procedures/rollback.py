@@ -31,6 +31,7 @@ from runbook.settings import ReplayMethod
 from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
+from runbook.stages.github_deployment import GitHubDeployment
 from runbook.stages.record import OpenedIncident
 from runbook.stages.restore import FreshDatabase, RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import ConsentRequest, RollbackPlan, RollbackRequest
@@ -113,6 +114,7 @@ class _Progress:
     plan: RollbackPlan
     steps: StepLog
     journal: Journal
+    shown: GitHubDeployment
     fresh: FreshDatabase | None = None
     kept: str | None = None
     swapped: Swap | None = None
@@ -182,7 +184,7 @@ def recover_rollback(change: Change, stages: RollbackStages) -> RollbackReport:
     tests = smoke_tests(connections, (target or active).git_sha)
     fresh = FreshDatabase(facts.kept) if facts.kept else None
     plan = RollbackPlan(facts.scope, active, target, tests, backup, facts.data_loss, undoes=facts.undoes, kept=fresh)
-    progress = _Progress(facts, plan, StepLog(), journal)
+    progress = _Progress(facts, plan, StepLog(), journal, _shown(change, plan))
     swapped = progress.began(Effect.SWAP) and stages.has_swapped(connections)
     if not (swapped or journal.has_passed or progress.began(Effect.ROLL_BACK_APPLICATION)):
         if fresh is not None:
@@ -226,16 +228,20 @@ def _rollback(
         severity=plan.severity,
     )
     journal.write(EntryKind.BEGUN, detail=facts.model_dump(mode="json", by_alias=True))
-    progress = _Progress(facts, plan, steps, journal)
+    progress = _Progress(facts, plan, steps, journal, _shown(change, plan))
+    progress.shown.begin()
+    steps.followers.append(progress.shown.step)
     error: BaseException | None = None
     state = FinalState.DIVERGED
     try:
         _roll_back(connections, stages, progress)
         state, error = _verified(connections, stages, progress)
     except LostLockError:
+        progress.shown.leave()
         raise
     except BaseException as failure:  # also a cancelled run has to be undone; raised again below
         if journal.has_passed and not isinstance(failure, Exception):
+            progress.shown.leave()
             raise  # all is done, and only its verification was cut off: whoever recovers it goes on with that
         error = failure
         if not journal.has_passed:
@@ -246,6 +252,12 @@ def _rollback(
     if isinstance(error, Exception):
         raise RollbackFailedError(report) from error
     raise error
+
+
+def _shown(change: Change, plan: RollbackPlan) -> GitHubDeployment:
+    target, task = plan.target, "undo-rollback" if plan.undoes else "rollback"
+    sha, version = (target.git_sha, target.version) if target else (None, "")
+    return GitHubDeployment(change.connections, change.journal.run, sha, task, version)
 
 
 def _by_policy(shown: RollbackPlan, error: UnansweredError) -> tuple[RollbackPlan, str]:
@@ -379,6 +391,7 @@ def _conclude(
     state: FinalState,
     error: BaseException | None,
 ) -> RollbackReport:
+    progress.findings += progress.shown.end(success=error is None, state=state)
     report = _with_incident(connections, stages, progress, _report(connections, progress, state, error))
     report = _publish(connections, stages, report)
     if state is FinalState.DIVERGED:

@@ -42,12 +42,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the checklist; `detail` says what was seen, `action` what to do. Neither holds a secret."""
+    """One line of the checklist; `detail` says what was seen, `action` what to do. Neither holds a secret.
+
+    `is_needed` is False when it stops nothing that it could not run.
+    """
 
     name: str
     outcome: Outcome
     detail: str
     action: str = ""
+    is_needed: bool = True
 
 
 def required_variables(lengths: Mapping[str, int]) -> list[Check]:
@@ -66,12 +70,16 @@ def required_variables(lengths: Mapping[str, int]) -> list[Check]:
 def refusals(checks: Sequence[Check], strict: bool) -> list[Check]:
     """Return the checks that stop the deployment, in order.
 
-    What failed and what could not run always do; in strict mode a warning does too.
+    What failed and what could not run, but is needed, always do; in strict mode a warning does too.
 
     Source: runbook, "Automated Checks" ("For production (strict mode)").
     """
     accepted = {Outcome.PASSED} if strict else {Outcome.PASSED, Outcome.WARNING}
-    return [check for check in checks if check.outcome not in accepted]
+    return [check for check in checks if check.outcome not in accepted and not _may_be_left_out(check)]
+
+
+def _may_be_left_out(check: Check) -> bool:
+    return check.outcome is Outcome.COULD_NOT_RUN and not check.is_needed
 
 
 def _critical(name: str, meaning: str, least: int, length: int | None) -> Check:

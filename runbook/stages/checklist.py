@@ -22,6 +22,7 @@ from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
+from runbook.stages.github_checks import github_checks, history_check
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
 from runbook.stages.traffic import check_traffic
 
@@ -76,9 +77,10 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("application host", lambda: connections.host.check()),
         _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
         _test_suite(connections),
+        *github_checks(connections, git_sha, strict=strict),
     ]
     plan = None
-    if not any(check.outcome in (Outcome.FAILED, Outcome.COULD_NOT_RUN) for check in checks):
+    if not checklist.refusals(checks, strict=False):
         checks += _variables(connections)
         checks.append(_traffic(connections))
         try:
@@ -88,6 +90,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         else:
             checks += migration_checks(connections, plan.migrations)
             checks.append(_breaking_changes(connections, plan))
+            checks += history_check(connections, plan.previous_git_sha, git_sha, strict=strict)
     refusals = tuple(checklist.refusals(checks, strict=strict))
     return Checklist(git_ref, git_sha, version, tuple(checks), refusals, plan)
 
