@@ -63,14 +63,13 @@ class GitHub:
 
     def check(self, environment: str) -> str:
         """Return what was found, after reading everything that the runbook reads; an error says what is missing."""
-        found = self._api.repository()
         tip = self._api.branch(self._branch).commit.sha
         self._api.rules(self._branch)
         self._api.statuses(tip)
         self._api.check_runs(tip)
         self._api.pulls(tip)
         self._api.deployments(environment)
-        return f"{found}, branch {self._branch}, {self._waits(environment)}"
+        return f"{self.repository}, branch {self._branch}; {self._waits(environment)}"
 
     def ci_checks(self, git_sha: str) -> tuple[CiCheck, ...]:
         """Return the check runs and the commit statuses of exactly this commit."""

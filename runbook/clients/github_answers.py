@@ -136,13 +136,6 @@ class DeploymentStatus(Answer):
     environment_url: str = ""
 
 
-class Repository(Answer):
-    """The repository."""
-
-    full_name: str
-    archived: bool = False
-
-
 class CombinedStatus(Answer):
     """A page of the commit statuses of one commit."""
 

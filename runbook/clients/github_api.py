@@ -28,7 +28,6 @@ from runbook.clients.github_answers import (
     PullReview,
     Pulls,
     Refusal,
-    Repository,
     Reviews,
     Rule,
     Rules,
@@ -70,13 +69,6 @@ class GitHubApi:
             ),
             patience,
         )
-
-    def repository(self) -> str:
-        """Return the repository's full name; `RejectedError` when it takes no more changes."""
-        found = self._http.read(self._path(), f"read {self._repository}", Repository)
-        if found.archived:
-            raise RejectedError(f"GitHub: {found.full_name} is archived; nothing can be deployed from it.")
-        return found.full_name
 
     def branch(self, name: str) -> Branch:
         """Return a branch; `MissingError` when there is none."""

@@ -764,6 +764,8 @@ def neon_emulator(
         connections[None if client is None else (client.host, client.port)].abort()
 
     with socket.create_server(("127.0.0.1", port)) as listening:
+        # Inherited by each connection; asyncio itself leaves it out for a socket made like this one.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             emulator.application(cut),
             loop="asyncio",
