@@ -149,13 +149,13 @@ class GitHubEmulator(Emulator):
         path = unquote(call.path)
         common = {"x-github-request-id": f"C0DE:{len(self.exchanges):04d}", "x-ratelimit-remaining": "4999"}
         if call.headers.get("authorization") not in {f"Bearer {self.token}", f"token {self.token}"}:
-            raise Refusal(401, "Bad credentials", **_refused(common))
+            raise Refusal(401, "Bad credentials", common)
         if not call.headers.get("user-agent"):
-            raise Refusal(403, "Request forbidden by administrative rules.", **_refused(common))
+            raise Refusal(403, "Request forbidden by administrative rules.", common)
         if call.headers.get("x-github-api-version", VERSIONS[0]) not in VERSIONS:
-            raise Refusal(400, "API version is not supported", **_refused(common))
+            raise Refusal(400, "API version is not supported", common)
         if self.moved_to is not None:
-            raise Refusal(301, "Moved Permanently", **_refused(common), Location=f"{self.url}/repositories/1")
+            raise Refusal(301, "Moved Permanently", common | {"Location": f"{self.url}/repositories/1"})
         for verb, pattern, needed, handler in self._table():
             match = re.fullmatch(f"/repos/{re.escape(REPOSITORY)}{pattern}", path)
             if match is None or verb != call.method:
@@ -163,10 +163,10 @@ class GitHubEmulator(Emulator):
             kind, level = needed.split("=")
             if self.permissions.get(kind) not in {level, "write"}:
                 why = "Resource not accessible by personal access token"
-                raise Refusal(403, why, **_refused(common), x_accepted_github_permissions=needed)
+                raise Refusal(403, why, common | {"x-accepted-github-permissions": needed})
             reply = handler(call, *match.groups())
             return Reply(reply.status, reply.content, {**common, **reply.headers})
-        raise Refusal(404, "Not Found", **_refused(common))
+        raise Refusal(404, "Not Found", common)
 
     def _table(self) -> list[tuple[str, str, str, Callable[..., Reply]]]:
         sha = "([^/]+)"
@@ -467,10 +467,6 @@ def github_emulator(*, token: str, port: int = 0) -> Generator[GitHubEmulator]:
     emulator = GitHubEmulator(token=token)
     with emulator.serving(port):
         yield emulator
-
-
-def _refused(headers: JSON) -> JSON:
-    return {name.replace("-", "_"): value for name, value in headers.items()}
 
 
 def _short(text: str) -> str:

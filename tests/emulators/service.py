@@ -83,10 +83,10 @@ class Fault:
 class Refusal(Exception):  # noqa: N818 - an answer, not an error of the emulator
     """Raised by a service to answer with an error; nothing has happened."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers = dict(headers or {})
 
 
 class Emulator:
@@ -118,10 +118,18 @@ class Emulator:
 
     # what can go wrong
 
-    def refuse(self, method: str, path: str, status: int, *, times: int = 1, message: str = "", **headers: str) -> None:
-        """Answer with `status` and do nothing; `headers` with `_` for `-`. Before `Retry-After` is over, 429."""
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        reply = Reply(status, self.error(status, message or f"emulated {status}"), names)
+    def refuse(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        *,
+        times: int = 1,
+        message: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Answer with `status` and do nothing; until a `Retry-After` is over, 429 to everything."""
+        reply = Reply(status, self.error(status, message or f"emulated {status}"), headers or {})
         self.faults.append(Fault(method, path, times, reply))
 
     def lose(self, method: str, path: str, *, times: int = 1, status: int | None = None) -> None:
