@@ -50,9 +50,9 @@ def _review(github: GitHub, git_sha: str) -> Check:
 def _history(github: GitHub, running: str, git_sha: str) -> Check:
     found = github.compare(running, git_sha)
     if found.behind_by:
-        detail = f"{found.behind_by} commits of the running release are not in this one ({found.status})"
+        detail = f"commits of the running release that are not in this one: {found.behind_by} ({found.status})"
         return Check(_HISTORY, Outcome.WARNING, detail, "Make sure that none of them is a repair that would be lost.")
-    return Check(_HISTORY, Outcome.PASSED, f"{found.ahead_by} commits since the running release")
+    return Check(_HISTORY, Outcome.PASSED, f"commits since the running release: {found.ahead_by}")
 
 
 def _ask(name: str, question: Callable[[], Check], *, strict: bool) -> Check:

@@ -18,7 +18,6 @@ from runbook.clients.http_api import LostError
 from runbook.connections import Connections
 from runbook.reports import FinalState
 
-_END_S = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +31,7 @@ class GitHubDeployment:
         git_sha: the commit that is to have the traffic; None when the run changes nothing about that.
         task: what is done: `deploy`, `rollback`, `undo-rollback`.
         version: how people call the commit.
+        wait_s: seconds that the end waits for GitHub.
     """
 
     connections: Connections
@@ -39,6 +39,7 @@ class GitHubDeployment:
     git_sha: str | None
     task: str
     version: str
+    wait_s: float = 15.0
     _made: Deployment | None = None
     _may_be_there: bool = True
     _may_create: bool = True
@@ -59,18 +60,17 @@ class GitHubDeployment:
     def end(self, *, success: bool, state: FinalState) -> tuple[str, ...]:
         """Say how the run ended, and retire the deployments before it when it succeeded; return what went wrong.
 
-        Waits for GitHub, for 15 seconds at most. A run that died is known by its name.
+        A run that died is found by its name.
         """
         final: State = "success" if success else "error" if state is FinalState.DIVERGED else "failure"
-        self._trouble = None
         told = self._submit(final, f"{self.task} {self.version}: {'done' if success else 'not done'}, {state}")
         self._worker.shutdown(wait=False)
         if told is None:
             return ()
         try:
-            told.result(timeout=_END_S)
+            told.result(timeout=self.wait_s)
         except TimeoutError:
-            self._trouble = TimeoutError(f"no answer within {_END_S:g} s")
+            self._trouble = TimeoutError(f"no answer within {self.wait_s:g} s")
         if self._trouble is None:
             return ()
         finding = f"GitHub does not show how this ended: {self._trouble}"
@@ -98,6 +98,7 @@ class GitHubDeployment:
             github.set_status(made.id, state, description, log_url=self.connections.run_url, environment_url=host)
             if state == "success":
                 github.retire_earlier(made, f"{self.version} has the traffic")
+            self._trouble = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
             self._trouble = error
 
