@@ -122,7 +122,7 @@ class LocalEnvironment:
             "DO_NOT_TRACK": "1",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "runbook",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the automation of `recover` takes three for dead
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; `deployments.automations` takes three for dead
             "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         }
 

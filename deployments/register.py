@@ -1,4 +1,4 @@
-"""Fill the blocks of the environment `local` and create its work pool. Safe to repeat.
+"""Fill the blocks of the environment `local`, create its work pool and the automations. Safe to repeat.
 
 Run as `python -m deployments.register <root> <repository>` by `deployments.local`.
 """
@@ -18,6 +18,7 @@ from blocks.backup_store import FolderBackupStore
 from blocks.environment import Environment
 from blocks.local_host import LocalApplicationHost
 from blocks.postgres import PostgresDatabase
+from deployments.automations import crash_silent_runs, register_automation
 from deployments.local import LocalEnvironment
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     """Register the environment `local` kept in the folder given."""
     root, repository = (Path(argument) for argument in sys.argv[1:3])
     register_work_pool("local")
+    register_automation(crash_silent_runs())
     register_environment(LocalEnvironment(root, repository))
 
 

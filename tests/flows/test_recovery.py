@@ -6,14 +6,19 @@ import json
 import os
 import signal
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deployments.demo.facts import look
+from deployments.demo.facts import Facts, look
+from deployments.processes import Service
 from tests.flows.conftest import Platform
 from tests.runbook.helpers import query
 
+DIED = "the run died; another one took it back"
 KILL, TERMINATE, CANCEL = "killed", "told to end", "cancelled in the UI"
 
 
@@ -24,33 +29,59 @@ def wait_for_entries(journal: Path, run: str, entries: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", [KILL, TERMINATE, CANCEL])
-def test_a_deploy_that_is_stopped_is_taken_back_by_itself_or_by_an_automation(released: Platform, how: str) -> None:
-    root = released.local.root
-    before = look(released.host.public_url, released.local.database_url)
-    tokens = root / "locks" / "local"
+@contextmanager
+def deploying(platform: Platform) -> Generator[tuple[Path, dict[str, Any]]]:
+    """Deploy for the body of a `with`, which begins while the backup is being restored; yield journal and lock."""
+    root = platform.local.root
+    tokens, journal = root / "locks" / "local", root / "journal" / "local"
     last = max(tokens.glob("????????.json")).name
-    newest = released.host.releases()[0].version
-    with released.start("deploy/local", git_ref=newest, triggered_by="tests") as deploying:
+    newest = platform.host.releases()[0].version
+    with platform.start("deploy/local", git_ref=newest, triggered_by="tests") as run:
         deadline = time.monotonic() + 60
         while max(tokens.glob("????????.json")).name == last:
             assert time.monotonic() < deadline, "the deploy never got the lock"
             time.sleep(0.05)
         owner = json.loads(max(tokens.glob("????????.json")).read_text())
-        journal = root / "journal" / "local"
         wait_for_entries(journal, owner["run"], 4)  # begun, backup, done, copy: the backup is being restored
-        stop(released, owner["pid"], how)
-        deploying.communicate(timeout=90)
-    wait_until_ended(journal / owner["run"])
-    assert look(released.host.public_url, released.local.database_url) == before
-    kinds = [json.loads(path.read_text())["kind"] for path in sorted((journal / owner["run"]).iterdir())]
-    assert ("taken-over" in kinds) is (how == KILL), "who is only told to end takes it back itself"
-    report = json.loads(max((root / "logs").glob("deploy_*.json")).read_text())
-    error = "the run died; another one took it back" if how == KILL else "TerminationSignal"
+        try:
+            yield journal / owner["run"], owner
+            run.communicate(timeout=90)
+        finally:
+            run.kill()
+
+
+def require_taken_back(platform: Platform, journal: Path, before: Facts, *, error: str) -> None:
+    wait_until_ended(journal)
+    assert look(platform.host.public_url, platform.local.database_url) == before
+    kinds = [json.loads(path.read_text())["kind"] for path in sorted(journal.iterdir())]
+    assert ("taken-over" in kinds) is (error == DIED), "who is only told to end takes it back itself"
+    report = json.loads(max((platform.local.root / "logs").glob("deploy_*.json")).read_text())
     assert (report["success"], report["error"]) == (False, error)
-    copies = query(released.local.database_url, "SELECT datname FROM pg_database WHERE datname LIKE '%verify%'")
+    copies = query(platform.local.database_url, "SELECT datname FROM pg_database WHERE datname LIKE '%verify%'")
     assert copies == []
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", [KILL, TERMINATE, CANCEL])
+def test_a_deploy_that_is_stopped_is_taken_back_by_itself_or_by_an_automation(released: Platform, how: str) -> None:
+    before = look(released.host.public_url, released.local.database_url)
+    with deploying(released) as (journal, owner):
+        stop(released, owner["pid"], how)
+    require_taken_back(released, journal, before, error=DIED if how == KILL else "TerminationSignal")
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_a_deploy_that_dies_with_its_worker_is_taken_back_when_its_heartbeat_is_missed(released: Platform) -> None:
+    before = look(released.host.public_url, released.local.database_url)
+    with deploying(released) as (journal, owner):
+        worker = Service("worker", released.local.root / "prefect").process()
+        assert worker is not None
+        worker.kill()  # first: a worker that sees its run end says that it crashed
+        os.kill(owner["pid"], signal.SIGKILL)
+        released.local.up()  # what supervises the worker starts it again; nobody tells it of the run
+        wait_until_ended(journal, within_s=300)  # until then the run watched is said to have crashed, and is left alone
+    require_taken_back(released, journal, before, error=DIED)
 
 
 def stop(platform: Platform, pid: int, how: str) -> None:
@@ -63,8 +94,8 @@ def stop(platform: Platform, pid: int, how: str) -> None:
     platform.api(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
 
 
-def wait_until_ended(folder: Path) -> None:
-    deadline = time.monotonic() + 90
+def wait_until_ended(folder: Path, *, within_s: float = 90) -> None:
+    deadline = time.monotonic() + within_s
     while json.loads(max(folder.glob("*.json")).read_text())["kind"] != "ended":
         assert time.monotonic() < deadline, "nobody recovered it"
         time.sleep(0.2)
