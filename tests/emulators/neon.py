@@ -7,27 +7,16 @@ operations of the restore have finished.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
-import threading
-import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from tests.emulators.service import JSON, Call, Emulator, Fault, Refusal, Reply
 
-JSON = dict[str, Any]
-API = "/api/v2"
 MAIN = "br-main-000001"
 COUNTERS = (
     "cpu_used_sec",
@@ -141,52 +130,16 @@ class Operation:
                 self.effect()
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """One request and its answer; `answer` is None when it was empty, `lost` when nobody got it."""
+class NeonEmulator(Emulator):
+    """One project, what it holds and what goes wrong with it."""
 
-    method: str
-    path: str
-    query: dict[str, str]
-    body: Any
-    status: int
-    answer: Any
-    lost: bool = False
-
-
-@dataclass
-class Fault:
-    """Something that goes wrong with the next `times` requests that fit."""
-
-    method: str
-    path: str
-    times: int
-    status: int | None = None
-    message: str = ""
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    after_effect: bool = False
-    delay_s: float = 0
-
-    def fits(self, method: str, path: str) -> bool:
-        return self.times > 0 and self.method == method and re.search(self.path, path) is not None
-
-
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of the emulator
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class NeonEmulator:
-    """The project and what goes wrong with it. Tests read and change it between requests."""
+    root = "/api/v2"
 
     def __init__(self, *, token: str, history: timedelta, page_size: int, polls: int, contents: Contents) -> None:
+        super().__init__()
         self.token = token
         self.project_id = "shiny-wind-028834"
         self.page_size = page_size
-        self.url = ""
-        self.exchanges: list[Exchange] = []
-        self.too_early = 0
         self.snapshots: dict[str, Snapshot] = {}
         self.operations: list[Operation] = []
         self.compute = MAIN
@@ -196,11 +149,9 @@ class NeonEmulator:
         self._skew = timedelta()
         self._lsn = 0x1E19478
         self._ids = 1
-        self._faults: list[Fault] = []
         self._failures: dict[str, tuple[str, str]] = {}
         self._hidden_reads = 0
         self._token_lasts: int | None = None
-        self._not_before = 0.0
         first = (self._lsn, self.now(), contents.first)
         self.branches = {MAIN: Branch(MAIN, "main", None, [first], self.now(), endpoint="ep-main-000001")}
 
@@ -240,19 +191,6 @@ class NeonEmulator:
 
     # what can go wrong
 
-    def refuse(self, method: str, path: str, status: int, *, times: int = 1, message: str = "", **headers: str) -> None:
-        """Answer with `status` and do nothing; `headers` with `_` for `-`."""
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._faults.append(Fault(method, path, times, status, message, names))
-
-    def lose(self, method: str, path: str, *, times: int = 1, status: int | None = None) -> None:
-        """Do what is asked, then close the connection without an answer, or answer with `status`."""
-        self._faults.append(Fault(method, path, times, status, "upstream", after_effect=True))
-
-    def delay(self, method: str, path: str, delay_s: float, *, times: int = 1) -> None:
-        """Do what is asked, and answer late."""
-        self._faults.append(Fault(method, path, times, after_effect=True, delay_s=delay_s))
-
     def fail_operation(self, action: str, error: str, status: str = "failed") -> None:
         """Let the next operation of this kind end badly."""
         self._failures[action] = (status, error)
@@ -267,52 +205,19 @@ class NeonEmulator:
 
     # HTTP
 
-    def application(self, cut: Callable[[Request], None]) -> Starlette:
-        async def answer(request: Request) -> Response:
-            path = request.url.path.removeprefix(API)
-            raw = await request.body()
-            body: JSON | None = await request.json() if raw else None
-            query = dict(request.query_params)
-            fault = next((each for each in self._faults if each.fits(request.method, path)), None)
-            status, content = self._answer(request, path, query, body or {}, fault)
-            if fault is not None and fault.after_effect and status in {401, 404, 409, 422, 423}:
-                fault = None  # it had no effect; the fault waits for one that has
-            if fault is not None:
-                fault.times -= 1
-            lost = fault is not None and fault.after_effect and fault.status is None
-            self.exchanges.append(Exchange(request.method, path, query, body, status, content, lost))
-            if fault is not None and fault.delay_s:
-                await asyncio.sleep(fault.delay_s)
-            elif lost:
-                cut(request)
-                await asyncio.sleep(0.01)
-            headers = {} if fault is None else fault.headers
-            return Response(status_code=204) if content is None else JSONResponse(content, status, headers=headers)
+    def error(self, status: int, message: str) -> JSON:
+        return {"request_id": str(uuid.uuid4()), "code": "", "message": message}
 
-        return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PATCH", "DELETE"])])
-
-    def _answer(self, request: Request, path: str, query: JSON, body: JSON, fault: Fault | None) -> tuple[int, Any]:
-        try:
-            self._check_token(request.headers.get("authorization"))
-            if time.monotonic() < self._not_before:
-                self.too_early += 1
-                raise _Refusal(429, "too early")
-            if fault is not None and not fault.after_effect and fault.status is not None:
-                asked = fault.headers.get("Retry-After", "")
-                self._not_before = time.monotonic() + (float(asked) if asked.isdecimal() else 0)
-                raise _Refusal(fault.status, fault.message or f"emulated {fault.status}")
-            status, content = self._route(request.method, path, query, body)
-            if fault is not None and fault.status is not None:
-                raise _Refusal(fault.status, fault.message)
-        except _Refusal as refusal:
-            return refusal.status, {"request_id": str(uuid.uuid4()), "code": "", "message": str(refusal)}
-        return status, content
-
-    def _check_token(self, authorization: str | None) -> None:
+    def answer(self, call: Call) -> tuple[Reply, Fault | None]:
         if self._token_lasts is not None:
             self._token_lasts -= 1
-        if authorization != f"Bearer {self.token}" or (self._token_lasts is not None and self._token_lasts < 0):
-            raise _Refusal(401, "authentication failed")
+        if call.headers.get("authorization") != f"Bearer {self.token}" or (self._token_lasts or 0) < 0:
+            return Reply(401, self.error(401, "authentication failed")), None
+        return super().answer(call)
+
+    def handle(self, call: Call) -> Reply:
+        status, content = self._route(call.method, call.path, call.query, call.body or {})
+        return Reply(status, content)
 
     def _route(self, method: str, path: str, query: JSON, body: JSON) -> tuple[int, Any]:
         project = f"/projects/{self.project_id}"
@@ -340,7 +245,7 @@ class NeonEmulator:
             match = re.fullmatch(re.escape(project) + pattern, path)
             if match is not None and verb == method:
                 return handler(query, body, *match.groups())
-        raise _Refusal(404, "this route does not exist or you do not have access to this project")
+        raise Refusal(404, "this route does not exist or you do not have access to this project")
 
     def _get_project(self, query: JSON, body: JSON) -> tuple[int, Any]:
         at = _text(self.branches[self.compute].created_at)
@@ -361,7 +266,7 @@ class NeonEmulator:
     def _get_operation(self, query: JSON, body: JSON, operation_id: str) -> tuple[int, Any]:
         operation = next((each for each in self.operations if each.id == operation_id), None)
         if operation is None:
-            raise _Refusal(404, "operation not found")
+            raise Refusal(404, "operation not found")
         self._advance(operation.branch)
         return 200, {"operation": self._operation(operation)}
 
@@ -390,7 +295,7 @@ class NeonEmulator:
         name = wanted.get("name") or self._new_id("branch")
         self._check_name(name)
         if parent.expires_at is not None:
-            raise _Refusal(422, "a branch that expires cannot have children")
+            raise Refusal(422, "a branch that expires cannot have children")
         lsn, at, content = self._state_of(parent, wanted.get("parent_lsn"), wanted.get("parent_timestamp"))
         branch = Branch(self._new_id("br"), name, parent.id, [(lsn, at, content)], self.now(), lsn, "init")
         branch.expires_at = self._future(wanted.get("expires_at"), timedelta(days=30))
@@ -414,7 +319,7 @@ class NeonEmulator:
         branch = self._existing(body["endpoint"]["branch_id"])
         self._check_unlocked(branch.id)
         if branch.endpoint is not None:
-            raise _Refusal(409, "the branch has a read-write endpoint already")
+            raise Refusal(409, "the branch has a read-write endpoint already")
         branch.endpoint = self._new_id("ep")
         operations = self._begin(branch.id, "start_compute")
         return 201, {"endpoint": self._endpoints(branch)[0], "operations": operations}
@@ -431,7 +336,7 @@ class NeonEmulator:
     def _connection_uri(self, query: JSON, body: JSON) -> tuple[int, Any]:
         branch = self._existing(query["branch_id"])
         if branch.endpoint is None:
-            raise _Refusal(404, "the branch has no endpoint")
+            raise Refusal(404, "the branch has no endpoint")
         return 200, {"uri": self._contents.start(branch.content)}
 
     def _update_branch(self, query: JSON, body: JSON, branch_id: str) -> tuple[int, Any]:
@@ -450,9 +355,9 @@ class NeonEmulator:
         self._check_unlocked(branch_id)
         branch = self.branches[branch_id]
         if branch.parent is None or branch_id == self.compute:
-            raise _Refusal(422, "cannot delete the root or default branch")
+            raise Refusal(422, "cannot delete the root or default branch")
         if self._children(branch_id):
-            raise _Refusal(422, "cannot delete a branch that has children")
+            raise Refusal(422, "cannot delete a branch that has children")
         del self.branches[branch_id]
         self._contents.drop(branch.content)
         return 200, {"branch": self._branch(branch), "operations": self._begin(branch_id, "delete_timeline")}
@@ -464,11 +369,11 @@ class NeonEmulator:
         keeper: Branch | None = None
         at_point = body.get("source_lsn") or body.get("source_timestamp")
         if not name and (itself or self._children(branch_id)):
-            raise _Refusal(400, "preserve_under_name is required")
+            raise Refusal(400, "preserve_under_name is required")
         if itself and not at_point:
-            raise _Refusal(400, "source_timestamp or source_lsn is required")
+            raise Refusal(400, "source_timestamp or source_lsn is required")
         if source.expires_at is not None:
-            raise _Refusal(422, "a branch that expires cannot have children")
+            raise Refusal(422, "a branch that expires cannot have children")
         restored = self._state_of(source, body.get("source_lsn"), body.get("source_timestamp"))
         if name:
             self._check_name(name)
@@ -495,7 +400,7 @@ class NeonEmulator:
         branch = self._existing(branch_id)
         self._check_unlocked(branch_id)
         if branch.parent is not None:
-            raise _Refusal(422, "snapshots can be created from root branches only")
+            raise Refusal(422, "snapshots can be created from root branches only")
         lsn, _, content = self._state_of(branch, query.get("lsn"), query.get("timestamp"))
         expires_at = self._future(query.get("expires_at"), None)
         name = query.get("name") or self._new_id("snapshot")
@@ -509,12 +414,12 @@ class NeonEmulator:
     def _delete_snapshot(self, query: JSON, body: JSON, snapshot_id: str) -> tuple[int, Any]:
         snapshot = self.snapshots.pop(snapshot_id, None)
         if snapshot is None:
-            raise _Refusal(404, "snapshot not found")
+            raise Refusal(404, "snapshot not found")
         return 202, {"operations": self._begin(snapshot.source, "delete_timeline")}
 
     def _restore_snapshot(self, query: JSON, body: JSON, snapshot_id: str) -> tuple[int, Any]:
         if snapshot_id not in self.snapshots:
-            raise _Refusal(404, "snapshot not found")
+            raise Refusal(404, "snapshot not found")
         snapshot = self.snapshots[snapshot_id]
         target = self._existing(body.get("target_branch_id") or snapshot.source)
         self._check_unlocked(target.id)
@@ -538,12 +443,12 @@ class NeonEmulator:
         branch = self._existing(branch_id)
         self._check_unlocked(branch_id)
         if branch.restore_status != "restored" or branch.restored_as not in self.branches:
-            raise _Refusal(422, "the branch is no unfinished restore of a snapshot")
+            raise Refusal(422, "the branch is no unfinished restore of a snapshot")
         return 200, {"operations": self._replace(self.branches[branch.restored_as], branch, body.get("name"))}
 
     def _replace(self, old: Branch, new: Branch, keep_as: str | None) -> list[JSON]:
         if new.endpoint is not None:
-            raise _Refusal(422, "the branch has a read-write endpoint of its own")
+            raise Refusal(422, "the branch has a read-write endpoint of its own")
         kept = keep_as or f"{old.name} (old)"
         self._check_name(kept)
         old.name, new.name, new.restore_status = kept, old.name, "finalized"
@@ -574,7 +479,7 @@ class NeonEmulator:
 
     def _check_unlocked(self, branch_id: str) -> None:
         if self._advance(branch_id):
-            raise _Refusal(423, "project already has running conflicting operations")
+            raise Refusal(423, "project already has running conflicting operations")
 
     def _advance(self, branch_id: str) -> bool:
         """Let the first unfinished operation of a branch come a step further; say whether there was one."""
@@ -585,11 +490,11 @@ class NeonEmulator:
 
     def _check_name(self, name: str) -> None:
         if self.named(name):
-            raise _Refusal(409, f"branch {name} exists already")
+            raise Refusal(409, f"branch {name} exists already")
 
     def _existing(self, branch_id: str) -> Branch:
         if branch_id not in self.branches:
-            raise _Refusal(404, "branch not found")
+            raise Refusal(404, "branch not found")
         return self.branches[branch_id]
 
     def _children(self, branch_id: str) -> list[Branch]:
@@ -602,7 +507,7 @@ class NeonEmulator:
         elif timestamp:
             states = [state for state in states if state[1] <= datetime.fromisoformat(timestamp)]
         if not states:
-            raise _Refusal(400, "the point is outside of the history")
+            raise Refusal(400, "the point is outside of the history")
         at, since, content = states[-1]
         return at, since, self._contents.capture(content)
 
@@ -611,7 +516,7 @@ class NeonEmulator:
             return None
         at = datetime.fromisoformat(text)
         if at <= self.now() or (longest is not None and at > self.now() + longest):
-            raise _Refusal(400, "expires_at must be in the future, and for a branch within 30 days")
+            raise Refusal(400, "expires_at must be in the future, and for a branch within 30 days")
         return at
 
     def _new_id(self, prefix: str) -> str:
@@ -702,31 +607,6 @@ class NeonEmulator:
         }
 
 
-class _Server(uvicorn.Server):
-    """Stops at once: uvicorn looks ten times a second whether it should, and then waits a tenth of a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._over = asyncio.Event()
-        self._serves = threading.Event()
-
-    async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._serves.set()
-        await self._over.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-
-    def stop(self) -> None:
-        if self._serves.wait(timeout=10) and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._over.set)
-
-
 def _text(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
@@ -752,35 +632,5 @@ def neon_emulator(
     emulator = NeonEmulator(
         token=token, history=history, page_size=page_size, polls=polls, contents=contents or Words()
     )
-    connections: dict[tuple[str, int] | None, asyncio.Transport] = {}
-
-    class Protocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            super().connection_made(transport)
-            connections[self.client] = transport
-
-    def cut(request: Request) -> None:
-        client = request.client
-        connections[None if client is None else (client.host, client.port)].abort()
-
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        # Inherited by each connection; asyncio itself leaves it out for a socket made like this one.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(
-            emulator.application(cut),
-            loop="asyncio",
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-        )
-        server = _Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        emulator.url = f"http://127.0.0.1:{listening.getsockname()[1]}{API}"
-        try:
-            yield emulator
-        finally:
-            server.stop()
-            thread.join(timeout=10)
+    with emulator.serving(port):
+        yield emulator

@@ -75,11 +75,11 @@ def copies(neon: NeonEmulator, name: str = NAME) -> list[str]:
 
 
 def sent(neon: NeonEmulator, method: str, ending: str) -> int:
-    return sum(each.method == method and each.path.endswith(ending) for each in neon.exchanges)
+    return sum(each.call.method == method and each.call.path.endswith(ending) for each in neon.exchanges)
 
 
 def changes(neon: NeonEmulator) -> list[str]:
-    return [f"{each.method} {each.path}" for each in neon.exchanges if each.method != "GET"]
+    return [f"{each.call.method} {each.call.path}" for each in neon.exchanges if each.call.method != "GET"]
 
 
 @BOTH
@@ -148,8 +148,8 @@ def test_a_point_holds_what_was_live_when_it_was_made(neon: NeonEmulator, kind: 
 
 def test_a_branch_point_has_no_compute_and_is_ready_when_it_is_returned(neon: NeonEmulator) -> None:
     client(neon).create(NAME, keep_for=None)
-    posted = next(each for each in neon.exchanges if each.method == "POST")
-    assert posted.body == {"branch": {"name": NAME, "parent_id": MAIN}, "endpoints": []}
+    posted = next(each for each in neon.exchanges if each.call.method == "POST")
+    assert posted.call.body == {"branch": {"name": NAME, "parent_id": MAIN}, "endpoints": []}
     assert [branch.state for branch in neon.named(NAME)] == ["ready"]
 
 
@@ -239,7 +239,7 @@ def test_a_refusal_that_lasts_is_handed_on_as_transient(neon: NeonEmulator, stat
 
 
 def test_the_pause_that_neon_asks_for_is_kept(neon: NeonEmulator) -> None:
-    neon.refuse("POST", "/branches$", 429, Retry_After="1")
+    neon.refuse("POST", "/branches$", 429, headers={"Retry-After": "1"})
     client(neon).create(NAME, keep_for=DAY)
     assert sent(neon, "POST", "") == 2
     assert neon.too_early == 0
@@ -247,7 +247,7 @@ def test_the_pause_that_neon_asks_for_is_kept(neon: NeonEmulator) -> None:
 
 @pytest.mark.parametrize("wait", ["3600", f"{datetime.now(UTC) + DAY:%a, %d %b %Y %H:%M:%S} GMT"], ids=["s", "date"])
 def test_a_pause_of_an_hour_is_left_to_whoever_called(neon: NeonEmulator, wait: str) -> None:
-    neon.refuse("POST", "/branches$", 429, Retry_After=wait)
+    neon.refuse("POST", "/branches$", 429, headers={"Retry-After": wait})
     with pytest.raises(TransientError, match=r"HTTP 429.* asks to wait for [0-9]{4,} s"):
         client(neon).create(NAME, keep_for=DAY)
     assert sent(neon, "POST", "") == 1
@@ -259,7 +259,7 @@ def test_a_pause_of_an_hour_is_left_to_whoever_called(neon: NeonEmulator, wait: 
     ids=["a word", "negative", "empty", "a date in the past"],
 )
 def test_a_pause_that_says_nothing_does_not_stop_the_client(neon: NeonEmulator, wait: str) -> None:
-    neon.refuse("POST", "/branches$", 429, Retry_After=wait)
+    neon.refuse("POST", "/branches$", 429, headers={"Retry-After": wait})
     client(neon).create(NAME, keep_for=DAY)
     assert len(copies(neon)) == 1
 
@@ -572,7 +572,7 @@ def test_settings_that_cannot_be_right_are_refused(project_id: str, api_url: str
 
 def test_a_redirect_is_not_followed(neon: NeonEmulator) -> None:
     with neon_emulator(token=TOKEN) as other:
-        neon.refuse("GET", "", 307, Location=f"{other.url}/projects/{other.project_id}")
+        neon.refuse("GET", "", 307, headers={"Location": f"{other.url}/projects/{other.project_id}"})
         with pytest.raises(RejectedError, match=r"points to 127.0.0.1, where the key is not sent to"):
             client(neon).check()
         assert not other.exchanges
@@ -591,7 +591,7 @@ def _failures() -> dict[str, Callable[[NeonEmulator], None]]:
     refusals = {str(status): status for status in (302, 400, 401, 403, 404, 409, 422, 423, 429, 500, 503)}
 
     def refuse(status: int) -> Callable[[NeonEmulator], None]:
-        return lambda neon: neon.refuse("POST", "", status, times=100, message=echo, Location="/elsewhere")
+        return lambda neon: neon.refuse("POST", "", status, times=100, message=echo, headers={"Location": "/elsewhere"})
 
     failures = {name: refuse(status) for name, status in refusals.items()}
     failures["cut"] = lambda neon: neon.lose("GET", "", times=100)
