@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
-from runbook.clients.github import API_URL, GitHub, GitHubSettings
+from runbook.clients.github import API_URL, IGNORED_CHECKS, GitHub, GitHubSettings
 
 _LOGO = "https://github.githubassets.com/images/modules/logos_page/GitHub-Mark.png"
 
@@ -30,13 +30,19 @@ class GitHubRepository(Block):
     branch: str = Field(
         default="main", description="Branch that releases come from: its rules say which checks and reviews they need."
     )
+    ignored_checks: tuple[str, ...] = Field(
+        default=IGNORED_CHECKS,
+        description="Names of checks that do not count, above all the job that starts the deploy: it runs for the same "
+        "commit, and cannot end before it.",
+    )
     api_url: str = Field(default=API_URL, description="Where the API is; of an Enterprise Server https://HOST/api/v3.")
 
     def get_client(self) -> GitHub:
         """Return the client of this repository; `InvalidInputError` when a field cannot be right."""
         saved = self._block_document_name
         block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        return GitHub(GitHubSettings(self.owner, self.repository, self.branch, self.api_url, block), self.token)
+        settings = GitHubSettings(self.owner, self.repository, self.branch, self.api_url, self.ignored_checks, block)
+        return GitHub(settings, self.token)
 
     def check(self, environment: str = "production") -> str:
         """Return what was found there, after reading all that the runbook reads.

@@ -22,6 +22,8 @@ from runbook.rules.ci import CiCheck, of_check_run, of_status
 from runbook.rules.review import PullRequest, Review
 
 API_URL = "https://api.github.com"
+IGNORED_CHECKS = ("runbook",)
+"""The job that starts the runbook in docs/examples/github-actions."""
 
 _LOOKS = 4
 _DESCRIPTION_MAX = 140
@@ -32,12 +34,17 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class GitHubSettings:
-    """Which repository, and which branch releases come from; `block` is what messages call the form with the token."""
+    """Which repository, and which branch releases come from.
+
+    `ignored_checks` are the names of checks that say nothing of a commit; `block` is what messages call the form with
+    the token.
+    """
 
     owner: str
     name: str
     branch: str = "main"
     api_url: str = API_URL
+    ignored_checks: tuple[str, ...] = IGNORED_CHECKS
     block: str = "block GitHub Repository"
 
 
@@ -57,6 +64,7 @@ class GitHub:
         _check("branch", settings.branch, r"[^\s~^:?*\[\\]{1,244}", "the name of a branch")
         check_url("api_url", settings.api_url, API_URL)
         self.repository = f"{settings.owner}/{settings.name}"
+        self.ignored_checks = frozenset(settings.ignored_checks)
         self._branch = settings.branch
         self._patience = patience or Patience(answer_s=10, pause_s=1, longest_pause_s=10)
         self._api = GitHubApi(settings.api_url, self.repository, token, self._patience, block=settings.block)

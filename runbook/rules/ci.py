@@ -48,13 +48,16 @@ def of_status(context: str, state: str) -> CiCheck:
     return CiCheck(context, results.get(state, CiResult.FAILED), state)
 
 
-def judge_ci(checks: Sequence[CiCheck], required: Collection[str]) -> Check:
+def judge_ci(found: Sequence[CiCheck], required: Collection[str], ignored: Collection[str] = ()) -> Check:
     """Return whether a commit is green.
 
+    Checks of which the name is `ignored` do not count unless they are required: the job that has started the deploy
+    runs for the same commit, and cannot end before it.
     Without any check it is not. Where the branch requires checks, each of those has to be there and to be green, and
     one of the others that is not only warns; where it requires none, all have to be green. When everything was
     skipped nothing was tested, which warns.
     """
+    checks = [check for check in found if check.name in required or check.name not in ignored]
     if not checks:
         return Check(NAME, Outcome.FAILED, "no check has run for this commit", "Push the commit and wait for its CI.")
     names = {check.name for check in checks}

@@ -30,7 +30,7 @@ def github_checks(connections: Connections, git_sha: str, *, strict: bool) -> li
             for name in (ci.NAME, review.NAME)
         ]
     return [
-        _ask(ci.NAME, lambda: ci.judge_ci(github.ci_checks(git_sha), github.required_checks()), strict=strict),
+        _ask(ci.NAME, lambda: _ci(github, git_sha), strict=strict),
         _ask(review.NAME, lambda: _review(github, git_sha), strict=strict),
     ]
 
@@ -41,6 +41,10 @@ def history_check(connections: Connections, running: str | None, git_sha: str, *
     if github is None or running is None:
         return []
     return [_ask(_HISTORY, lambda: _history(github, running, git_sha), strict=strict)]
+
+
+def _ci(github: GitHub, git_sha: str) -> Check:
+    return ci.judge_ci(github.ci_checks(git_sha), github.required_checks(), github.ignored_checks)
 
 
 def _review(github: GitHub, git_sha: str) -> Check:

@@ -43,7 +43,7 @@ def client(github: GitHubEmulator, *, token: str = TOKEN) -> GitHub:
 
 @functools.cache
 def _client(url: str, token: str) -> GitHub:
-    return GitHub(GitHubSettings("mantisnxt", "shop", "main", url, "block x"), SecretStr(token), QUICK)
+    return GitHub(GitHubSettings("mantisnxt", "shop", "main", url, block="block x"), SecretStr(token), QUICK)
 
 
 def begin(github: GitHubEmulator, run: str = RUN, environment: str = "production", sha: str = SHA) -> Deployment:

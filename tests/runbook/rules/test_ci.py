@@ -77,6 +77,13 @@ def test_one_of_several_runs_with_a_name_is_enough_to_fail() -> None:
     )
 
 
+def test_the_job_that_started_the_deploy_does_not_keep_it_waiting_for_itself() -> None:
+    itself = of_check_run("runbook", "in_progress", None)
+    assert judge_ci([green("build"), itself], (), {"runbook"}).outcome is Outcome.PASSED
+    assert judge_ci([itself], (), {"runbook"}).outcome is Outcome.FAILED, "alone it is no evidence"
+    assert judge_ci([itself, green("build")], {"runbook"}, {"runbook"}).detail == "not ended: runbook (in_progress)"
+
+
 def test_what_failed_comes_before_what_runs() -> None:
     check = judge_ci([of_check_run("unit", "in_progress", None), of_status("build", "failure")], ())
     assert check.detail == "failed: build (failure)"

@@ -51,7 +51,7 @@ def server() -> Generator[GitHubEmulator]:
 def asking(server: GitHubEmulator, tmp_path: Path) -> Asking:
     server.reset()
     server.commit(SHA)
-    server.runs[SHA] = [("build", "completed", "success")]
+    server.runs[SHA] = [("build", "completed", "success"), ("runbook", "in_progress", None)]
     server.add_pull(7, head=SHA).reviews = [("ann", "APPROVED", SHA)]
     connections = Connections(
         settings=Settings(name="production", repository="", database="shop"),
