@@ -44,6 +44,10 @@ _USER_LINKS = (
 )
 
 
+_FEATURES = ("has_issues", "has_projects", "has_pages", "has_wiki", "has_downloads", "has_discussions")
+_COUNTS = ("forks", "forks_count", "stargazers_count", "watchers", "watchers_count", "open_issues", "open_issues_count")
+
+
 @dataclass
 class Pull:
     number: int
@@ -374,7 +378,12 @@ class GitHubEmulator(Emulator):
         about = {"id": 1, "node_id": "R_1", "name": name, "full_name": REPOSITORY, "owner": self._user(owner)}
         links = {f"{each}_url": self._api(each) for each in _LINKS}
         me = {"url": self._api("").rstrip("/"), "html_url": self._html("").rstrip("/")}
-        return about | links | me | {"private": True, "description": None, "fork": False}
+        me |= {f"{kind}_url": f"https://github.com/{REPOSITORY}.git" for kind in ("git", "clone", "svn")}
+        me |= {"ssh_url": f"git@github.com:{REPOSITORY}.git", "private": True, "default_branch": "main", "size": 1}
+        me |= dict.fromkeys(("created_at", "updated_at", "pushed_at"), _text(_START))
+        me |= dict.fromkeys(("description", "homepage", "language", "license", "mirror_url"))
+        me |= dict.fromkeys(("fork", "archived", "disabled", *_FEATURES), False)
+        return about | links | me | dict.fromkeys(_COUNTS, 0)
 
     def _commit(self, sha: str) -> JSON:
         person = {"name": "Ann", "email": "ann@example.invalid", "date": _text(_START)}
