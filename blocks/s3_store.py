@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from prefect.blocks.core import Block
-from prefect_aws import S3Bucket
+from prefect_aws import AwsCredentials
 from pydantic import Field, model_validator
 
 from runbook.clients.backup_store import BackupStore
@@ -24,11 +24,15 @@ class S3BackupStore(Block):
     _block_type_slug = "s3-backup-store"
     _description = "Backups and the records of runs in a bucket of S3, or of a service that speaks its protocol."
 
-    bucket: S3Bucket = Field(
+    # Not an `S3Bucket`: its credentials are of two kinds, and Prefect's server answers 500 about the schema of a block,
+    # such as an environment with two stores, that has such a choice in it twice.
+    credentials: AwsCredentials = Field(
         repr=False,
-        description="The bucket, the folder in it and the credentials. For another service than S3, the credentials' "
-        "client parameters name its endpoint.",
+        description="Keys, role or profile, and region. For another service than S3 their client parameters name its "
+        "endpoint.",
     )
+    bucket: str = Field(description="Name of the bucket.")
+    folder: str = Field(default="", description="Folder in the bucket; empty: none.")
     lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] | None = Field(
         default=None,
         description="Protect every new object with Object Lock. GOVERNANCE: somebody with the right to can lift it. "
@@ -40,7 +44,7 @@ class S3BackupStore(Block):
     def _check(self) -> Self:
         if (self.lock_mode is None) != (self.lock_days is None):
             raise ValueError("lock_mode and lock_days belong together: give both, or none")
-        parameters = self.bucket.credentials.aws_client_parameters
+        parameters = self.credentials.aws_client_parameters
         if parameters.verify is False or (not parameters.use_ssl and parameters.endpoint_url is None):
             raise ValueError(
                 "the certificate of the service is always verified: leave `verify` and `use_ssl` on, and give the file "
@@ -57,17 +61,16 @@ class S3BackupStore(Block):
             InvalidInputError: the endpoint is no URL.
             RejectedError: the credentials name a profile, region or role that cannot be used.
         """
-        name, folder = self.bucket.bucket_name, self.bucket.bucket_folder
         lock = ObjectLock(self.lock_mode, self.lock_days) if self.lock_mode and self.lock_days else None
-        return BackupStore(S3Store(self._connect(), name, folder, lock))
+        return BackupStore(S3Store(self._connect(), self.bucket, self.folder, lock))
 
     def _connect(self) -> S3Client:
-        credentials = self.bucket.credentials
+        credentials = self.credentials
         parameters = credentials.aws_client_parameters.get_params_override()
         config = client_config(path_style="endpoint_url" in parameters)
         if own := parameters.pop("config", None):
             config = config.merge(own)
-        with s3_errors(f"s3://{self.bucket.bucket_name}"):
+        with s3_errors(f"s3://{self.bucket}"):
             session: Any = credentials.get_boto3_session()
             try:
                 return session.client("s3", region_name=credentials.region_name, config=config, **parameters)

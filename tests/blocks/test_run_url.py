@@ -19,7 +19,10 @@ RUN_ID = "0f2fcc5a-1b8f-4a5a-9d0e-3f1d1f8f5f10"
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    monkeypatch.setattr(LocalApplicationHost, "get_client", lambda _: MemoryHost())  # it would look for a process
+    def host(_: LocalApplicationHost) -> MemoryHost:
+        return MemoryHost()
+
+    monkeypatch.setattr(LocalApplicationHost, "get_client", host)  # it would look for a process
     return Environment(
         settings=Settings(name="production", repository=str(tmp_path), database="shop"),
         database=PostgresDatabase(url=SecretStr("postgresql://127.0.0.1:1/shop")),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
+from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr, ValidationError
 
@@ -32,9 +32,8 @@ def aws(**parameters: Any) -> AwsCredentials:  # noqa: ANN401 - the form's own f
     )
 
 
-def form(credentials: AwsCredentials | MinIOCredentials, bucket: str = "backups", **fields: Any) -> S3BackupStore:  # noqa: ANN401
-    place = S3Bucket(bucket_name=bucket, bucket_folder="production", credentials=credentials)
-    return S3BackupStore(bucket=place, **fields)
+def form(credentials: AwsCredentials, bucket: str = "backups", **fields: Any) -> S3BackupStore:  # noqa: ANN401
+    return S3BackupStore(credentials=credentials, bucket=bucket, folder="production", **fields)
 
 
 def saved(block: S3BackupStore) -> S3BackupStore:
@@ -51,22 +50,14 @@ def objects(block: S3BackupStore) -> S3Store:
 def test_the_form_asks_for_a_bucket_and_explains_every_field() -> None:
     schema: dict[str, Any] = S3BackupStore.model_json_schema()
     assert S3BackupStore.get_block_type_slug() == "s3-backup-store"
-    assert list(schema["properties"]) == ["bucket", "lock_mode", "lock_days"]
-    assert schema["required"] == ["bucket"]
+    assert list(schema["properties"]) == ["credentials", "bucket", "folder", "lock_mode", "lock_days"]
+    assert schema["required"] == ["credentials", "bucket"]
     assert all(field["description"] for field in schema["properties"].values())
-    assert "bucket.credentials.aws_secret_access_key" in schema["secret_fields"]
+    assert "credentials.aws_secret_access_key" in schema["secret_fields"]
 
 
-@pytest.mark.parametrize("kind", ["aws", "minio"])
-def test_a_saved_store_leads_to_the_bucket(s3_url: str, s3_bucket: str, s3_direct: S3Client, kind: str) -> None:
+def test_a_saved_store_leads_to_the_bucket(s3_url: str, s3_bucket: str, s3_direct: S3Client) -> None:
     credentials = aws(endpoint_url=s3_url)
-    if kind == "minio":
-        credentials = MinIOCredentials(
-            minio_root_user=ACCESS_KEY,
-            minio_root_password=SecretStr(SECRET_KEY),
-            region_name=REGION,
-            aws_client_parameters=AwsClientParameters(endpoint_url=s3_url),
-        )
     store = saved(form(credentials, s3_bucket)).get_client()
     store.check()
     assert store.place == f"s3://{s3_bucket}/production"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from conftest import Platform
 
 DEPLOYMENTS = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
@@ -28,3 +32,15 @@ def test_every_deployment_leads_to_a_flow(deployment: dict[str, str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == deployment["entrypoint"].split(".")[-1].replace("_", "-")
+
+
+def test_an_environment_can_be_registered_again(platform: Platform) -> None:
+    local = platform.local
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.register", str(local.root), str(local.repository)],
+        env=local.prefect_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
