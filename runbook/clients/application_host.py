@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from pydantic import SecretStr
+
 
 class ReleaseState(StrEnum):
     """Whether a release can take traffic."""
@@ -76,6 +78,15 @@ class ApplicationHost(Protocol):
         """The stable URL that users call, without a trailing slash."""
         ...
 
+    @property
+    def private_headers(self) -> Mapping[str, SecretStr]:
+        """What a request to a private URL has to carry, where the host protects those; by name of the header."""
+        ...
+
+    def pin(self) -> str | None:
+        """Say in words why the host will leave the traffic where it is until a promote; None where it does not."""
+        ...
+
     def check(self) -> None:
         """Raise `ServiceError`, in words a person can act on, unless the host answers."""
         ...
@@ -126,6 +137,9 @@ class ApplicationHost(Protocol):
         """Return what was counted on the public URL for a release since a time."""
         ...
 
-    def variable_lengths(self) -> Mapping[str, int]:
-        """Return the names of the environment variables releases run with, and how long each value is."""
+    def variable_lengths(self) -> Mapping[str, int | None]:
+        """Return the names of the environment variables releases run with, and how long each value is.
+
+        None where the host does not tell.
+        """
         ...

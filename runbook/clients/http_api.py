@@ -6,10 +6,11 @@ answer is lost (`LostError`), only its client can find out, by looking.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -176,6 +177,32 @@ class HttpApi:
     def parse(self, response: httpx.Response, what: str, model: type[_Model]) -> _Model:
         """Return what a successful answer holds; `LostError` when it is not as agreed."""
         return parse(response, model, self._said(what))
+
+    def lines(self, path: str, what: str, *, within_s: float, limit: int) -> Generator[str]:
+        """Yield the lines of an answer that need not end, until there are `limit`, or for `within_s` seconds.
+
+        Raises:
+            LostError: not even its beginning came in time.
+        """
+        request = self._client.build_request("GET", self._url + path, params=dict(self._service.query) or None)
+        request.extensions["timeout"] = httpx.Timeout(self.patience.answer_s, read=within_s).as_dict()
+        said, deadline, found = self._said(what), time.monotonic() + within_s, 0
+        try:
+            response = self._client.send(request, stream=True)
+            with contextlib.closing(response):
+                if not response.is_success:
+                    response.read()
+                    raise self._refused(response, said)
+                for line in response.iter_lines():
+                    if line:
+                        yield line
+                        found += 1
+                    if found == limit or time.monotonic() > deadline:
+                        return
+        except httpx.ReadTimeout:
+            return  # nothing more was said in time
+        except httpx.RequestError as error:
+            raise LostError(f"{said}: {_reason(error)}.") from None
 
     def _said(self, what: str) -> str:
         return f"{self._service.name}, {what}"

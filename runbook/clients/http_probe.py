@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 _LIMIT_BYTES = 1 << 20
 
@@ -26,15 +27,23 @@ class Answer:
     problem: str = ""
 
 
-def probe(url: str, *, method: str = "GET", body: Mapping[str, Any] | None = None, timeout_s: float = 5) -> Answer:
+def probe(
+    url: str,
+    *,
+    method: str = "GET",
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, SecretStr] | None = None,
+    timeout_s: float = 5,
+) -> Answer:
     """Send one request and read at most 1 MiB of its answer, all within `timeout_s`. Redirects are not followed."""
+    shown = {name: value.get_secret_value() for name, value in (headers or {}).items()}
     begun = time.monotonic()
     answer = Answer(None)
     try:
         with (
             _cut_off_after(timeout_s) as extensions,
             httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=False) as client,
-            client.stream(method, url, json=body, extensions=extensions) as response,
+            client.stream(method, url, json=body, headers=shown, extensions=extensions) as response,
         ):
             answer = _read(response)
     except httpx.TimeoutException:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+from pydantic import SecretStr
 
 from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
 from runbook.clients.local_host_files import (
@@ -145,6 +146,15 @@ class LocalHost:
         """The stable URL that users call, without a trailing slash."""
         return self._public_url
 
+    @property
+    def private_headers(self) -> Mapping[str, SecretStr]:
+        """Nothing: private URLs are on loopback."""
+        return {}
+
+    def pin(self) -> str | None:
+        """Return None: a promote is all it takes."""
+        return None
+
     def check(self) -> None:
         """Raise unless the daemon answers."""
         self._ask("GET", "/check")
@@ -207,9 +217,9 @@ class LocalHost:
         """
         return RequestMetrics(**self._ask("GET", "/metrics", {"release_id": release_id, "since": since.isoformat()}))
 
-    def variable_lengths(self) -> Mapping[str, int]:
+    def variable_lengths(self) -> Mapping[str, int | None]:
         """Return the names in app.env and how long each value is."""
-        return cast(dict[str, int], self._ask("GET", "/variables"))
+        return cast(dict[str, int | None], self._ask("GET", "/variables"))
 
     def _started(self, path: str, query: Mapping[str, str]) -> Release:
         return _release(self._ask("POST", path, query, timeout_s=_START_RELEASE_S))

@@ -54,16 +54,17 @@ class Check:
     is_needed: bool = True
 
 
-def required_variables(lengths: Mapping[str, int]) -> list[Check]:
+def required_variables(lengths: Mapping[str, int | None]) -> list[Check]:
     """Return one check for each variable of the runbook, critical ones first, in its order.
 
-    `lengths` maps the names that are set to the length of their value in characters; values are never known here.
-    A critical variable that is missing, empty or too short fails; an optional one that is missing or empty warns.
+    `lengths` maps the names that are set to the length of their value in characters, None where the host does not
+    tell; values are never known here. A critical variable that is missing, empty or too short fails; one of unknown
+    length could not be checked, which stops nothing; an optional one that is missing or empty warns.
 
     Source: runbook, "Required Environment Variables".
     """
-    return [_critical(name, meaning, least, lengths.get(name)) for name, meaning, least in _CRITICAL] + [
-        _optional(name, meaning, lengths.get(name)) for name, meaning in _OPTIONAL
+    return [_critical(name, meaning, least, lengths) for name, meaning, least in _CRITICAL] + [
+        _optional(name, meaning, lengths) for name, meaning in _OPTIONAL
     ]
 
 
@@ -82,18 +83,22 @@ def _may_be_left_out(check: Check) -> bool:
     return check.outcome is Outcome.COULD_NOT_RUN and not check.is_needed
 
 
-def _critical(name: str, meaning: str, least: int, length: int | None) -> Check:
-    if length is not None and length >= least:
+def _critical(name: str, meaning: str, least: int, lengths: Mapping[str, int | None]) -> Check:
+    length = lengths.get(name, 0)
+    if length is None:
+        detail = f"{meaning}: set; the host does not tell whether it has the {least} characters that are needed"
+        return Check(name, Outcome.COULD_NOT_RUN, detail, is_needed=False)
+    if length >= least:
         return Check(name, Outcome.PASSED, f"{meaning}: set")
     if not length:
-        detail = f"{meaning}: {'not set' if length is None else 'empty'}"
+        detail = f"{meaning}: {'empty' if name in lengths else 'not set'}"
         return Check(name, Outcome.FAILED, detail, f"Set {name}.")
     detail = f"{meaning}: {length} characters, at least {least} are needed"
     return Check(name, Outcome.FAILED, detail, f"Set {name} to at least {least} characters.")
 
 
-def _optional(name: str, meaning: str, length: int | None) -> Check:
-    if length:
+def _optional(name: str, meaning: str, lengths: Mapping[str, int | None]) -> Check:
+    if lengths.get(name, 0) != 0:
         return Check(name, Outcome.PASSED, f"{meaning}: set")
-    detail = f"{meaning}: {'not set' if length is None else 'empty'}"
+    detail = f"{meaning}: {'empty' if name in lengths else 'not set'}"
     return Check(name, Outcome.WARNING, detail, f"Set {name}, or accept to go without: {meaning}.")

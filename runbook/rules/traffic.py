@@ -41,6 +41,7 @@ class Traffic:
         is_down: it did not answer, or with an error that no release has signed: an outage.
         answer: what came back, in words.
         recorded: what the records say.
+        pinned: why the host leaves the traffic where it is until a promote, if it does.
     """
 
     active: str | None
@@ -50,6 +51,7 @@ class Traffic:
     is_down: bool
     answer: str
     recorded: Recorded
+    pinned: str | None = None
 
     @property
     def is_unknown(self) -> bool:
@@ -67,7 +69,7 @@ class Traffic:
     @property
     def findings(self) -> tuple[str, ...]:
         """What is not as it should be, though it is known, in words."""
-        found: list[str] = []
+        found = [f"PINNED: {self.pinned}"] if self.pinned is not None else []
         if self.is_down:
             found.append(f"OUTAGE: {self.url} {self.answer}")
         if self.has_drifted:

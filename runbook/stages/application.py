@@ -37,8 +37,9 @@ def smoke_release(connections: Connections, release: Release, smoke_tests: tuple
     Raises:
         StageError: something is not as expected; the message lists all of it.
     """
-    checks = check_health(connections, release.url, release.git_sha)
-    checks += run_smoke_tests(release.url, smoke_tests)
+    headers = connections.host.private_headers
+    checks = check_health(connections, release.url, release.git_sha, headers)
+    checks += run_smoke_tests(release.url, smoke_tests, headers)
     if bad := [check for check in checks if check.outcome is not Outcome.PASSED]:
         lines = [f"- {check.name}: {check.detail}" for check in bad]
         raise StageError(f"{release.version} fails on its private URL and gets no traffic:\n" + "\n".join(lines))

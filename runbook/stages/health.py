@@ -8,9 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+
+from pydantic import SecretStr
 
 from runbook.clients.application_host import Release, RequestMetrics
 from runbook.clients.http_probe import probe
@@ -53,10 +56,15 @@ _OUTCOMES = {
 }
 
 
-def check_health(connections: Connections, base_url: str, git_sha: str) -> list[Check]:
-    """Ask each health endpoint of a URL; the first one's release header has to name `git_sha`."""
+def check_health(
+    connections: Connections, base_url: str, git_sha: str, headers: Mapping[str, SecretStr] | None = None
+) -> list[Check]:
+    """Ask each health endpoint of a URL; the first one's release header has to name `git_sha`.
+
+    `headers` go along, where the host protects the URL.
+    """
     checks: list[Check] = []
-    answers = {path: probe(base_url + path) for path in connections.settings.health_paths}
+    answers = {path: probe(base_url + path, headers=headers) for path in connections.settings.health_paths}
     for path, answer in answers.items():
         name = f"GET {path}"
         if answer.status is None:
@@ -70,11 +78,13 @@ def check_health(connections: Connections, base_url: str, git_sha: str) -> list[
     return [*checks, Check("served version", outcome, f"{served or 'no release header'}, expected {git_sha}")]
 
 
-def run_smoke_tests(base_url: str, smoke_tests: tuple[SmokeTest, ...]) -> list[Check]:
-    """Send each smoke test's request to a URL and compare the answers."""
+def run_smoke_tests(
+    base_url: str, smoke_tests: tuple[SmokeTest, ...], headers: Mapping[str, SecretStr] | None = None
+) -> list[Check]:
+    """Send each smoke test's request to a URL and compare the answers; `headers` as in `check_health`."""
     checks: list[Check] = []
     for test in smoke_tests:
-        answer = probe(base_url + test.path, method=test.method, body=test.body)
+        answer = probe(base_url + test.path, method=test.method, body=test.body, headers=headers)
         problem = answer.problem or test.problem(answer.status, answer.text)
         name = f"smoke: {test.name}"
         checks.append(Check(name, Outcome.FAILED if problem else Outcome.PASSED, problem or f"{answer.status}"))

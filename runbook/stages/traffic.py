@@ -101,4 +101,5 @@ def _look(
         is_down=is_down,
         answer=said,
         recorded=recorded_traffic(history, settings.name),
+        pinned=connections.host.pin(),
     )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from pydantic import SecretStr
+
 from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
 from runbook.errors import RejectedError
 
@@ -20,12 +22,20 @@ class MemoryHost:
 
     known: dict[str, Release] = field(default_factory=dict[str, Release])
     active_id: str | None = None
-    variables: dict[str, int] = field(default_factory=dict[str, int])
+    variables: dict[str, int | None] = field(default_factory=dict[str, int | None])
+    pinned: str | None = None
     breaks: dict[str, Exception] = field(default_factory=dict[str, Exception])
 
     @property
     def public_url(self) -> str:
         return "http://shop.invalid"
+
+    @property
+    def private_headers(self) -> Mapping[str, SecretStr]:
+        return {}
+
+    def pin(self) -> str | None:
+        return self.pinned
 
     def check(self) -> None:
         self._answer("check")
@@ -75,7 +85,7 @@ class MemoryHost:
     def metrics(self, release_id: str, *, since: datetime) -> RequestMetrics:
         return RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
 
-    def variable_lengths(self) -> Mapping[str, int]:
+    def variable_lengths(self) -> Mapping[str, int | None]:
         self._answer("variable_lengths")
         return self.variables
 

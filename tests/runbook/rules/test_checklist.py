@@ -48,6 +48,14 @@ def test_an_optional_variable_that_is_not_set_warns(name: str, length: int | Non
     assert [key for key, outcome in found.items() if outcome is Outcome.WARNING] == [name]
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "NEXTAUTH_SECRET"])
+def test_a_critical_variable_of_unknown_length_could_not_be_checked_and_stops_nothing(name: str) -> None:
+    checks = required_variables({**COMPLETE, name: None, "OPENAI_API_KEY": None})
+    (found,) = (check for check in checks if check.outcome is not Outcome.PASSED)
+    assert (found.name, found.outcome) == (name, Outcome.COULD_NOT_RUN)
+    assert refusals([found], strict=True) == []
+
+
 def test_what_does_not_pass_says_what_to_do() -> None:
     assert all(check.action for check in required_variables({}))
 
