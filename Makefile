@@ -14,7 +14,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep)
+	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(HOST),--host=$(HOST))
 
 stop: install
 	@$(BIN)/python -m deployments.demo --stop

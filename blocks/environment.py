@@ -19,6 +19,7 @@ from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
 from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
+from blocks.vercel import VercelProject
 from runbook.clients.channels import LogChannel
 from runbook.clients.git import Repository
 from runbook.connections import Connections
@@ -36,7 +37,7 @@ class Environment(Block):
 
     settings: Settings = Field(description="What the runbook has to know about this environment.")
     database: PostgresDatabase
-    host: LocalApplicationHost
+    host: LocalApplicationHost | VercelProject
     store: FolderBackupStore | S3BackupStore
     second_store: FolderBackupStore | S3BackupStore | None = Field(
         default=None, description="Keeps a copy of every backup elsewhere; best with another provider."

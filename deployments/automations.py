@@ -44,10 +44,13 @@ def crash_silent_runs() -> AutomationCore:
 
 
 def register_automation(automation: AutomationCore) -> None:
-    """Create an automation, or bring the one of this name up to date."""
+    """Create an automation, or bring the one of this name up to date.
+
+    One that is up to date is left alone: an update makes the server forget which runs it has heard of.
+    """
     with get_client(sync_client=True) as client:
         known = client.read_automations_by_name(automation.name)
-        if known:
-            client.update_automation(known[0].id, automation)
-        else:
+        if not known:
             client.create_automation(automation)
+        elif AutomationCore.model_validate(known[0].model_dump(include=set(AutomationCore.model_fields))) != automation:
+            client.update_automation(known[0].id, automation)

@@ -61,6 +61,17 @@ class LocalEnvironment:
         self._wait(worker, self._worker_is_online)
         say("blocks, work pool and deployments are registered; the worker runs")
 
+    def use_emulators(self, vercel_url: str, neon_url: str, token: str) -> None:
+        """Let the environment be released on emulators of Vercel and Neon, which serve what runs here.
+
+        Raises:
+            StageError: the blocks could not be saved.
+        """
+        addresses = (vercel_url, neon_url)
+        self._run_python(
+            "-m", "deployments.register", str(self.root), str(self.repository), *addresses, EMULATOR_TOKEN=token
+        )
+
     def up_application(self, say: Callable[[str], None] = lambda _line: None) -> LocalHost:
         """Bring up what needs no Prefect: Postgres, the database, the application host. Safe to repeat.
 
@@ -186,10 +197,10 @@ class LocalEnvironment:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.writelines(f"{name}={value}\n" for name, value in variables.items())
 
-    def _run_python(self, *arguments: str) -> None:
+    def _run_python(self, *arguments: str, **variables: str) -> None:
         done = subprocess.run(
             [sys.executable, *arguments],
-            env=self.prefect_environment(),
+            env=self.prefect_environment() | variables,
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             capture_output=True,

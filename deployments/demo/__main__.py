@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from deployments.demo.facts import Facts, look, missing_orders, served_version
@@ -275,11 +276,36 @@ def play(local: LocalEnvironment) -> int:
     return demo.disagreements
 
 
+@contextmanager
+def emulated(local: LocalEnvironment) -> Generator[None]:
+    """Release on emulators of Vercel and Neon for the body of a `with`; they are in the checkout, not installed."""
+    from tests.emulators.neon import neon_emulator
+    from tests.emulators.neon_postgres import servers
+    from tests.emulators.vercel import Served, vercel_emulator
+
+    token = secrets.token_urlsafe(24)
+    host = LocalHost.attach(local.root / "host")
+    with (
+        servers(local.postgres, local.root / "branches") as contents,
+        neon_emulator(token=token, contents=contents) as neon,
+        vercel_emulator(token=token, backend=Served(host)) as vercel,
+    ):
+        local.use_emulators(vercel.url, neon.url, token)
+        print("  releases run on the emulators of Vercel and Neon", flush=True)
+        yield
+
+
 def main() -> int:
     """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deployments.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything up at the end")
     parser.add_argument("--stop", action="store_true", help="stop what --keep left up, and delete it")
+    parser.add_argument(
+        "--host",
+        choices=["local", "vercel"],
+        default="local",
+        help="vercel: release on emulators of Vercel and Neon, which really serve what is released",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where everything is kept (%(default)s)")
     options = parser.parse_args()
     local = LocalEnvironment(options.folder.resolve() / "environment", options.folder.resolve() / "repository")
@@ -294,7 +320,8 @@ def main() -> int:
         _remove(local)
         build_repository(local.repository)
         local.up(lambda line: print(f"  {line}", flush=True))
-        disagreements = play(local)
+        with emulated(local) if options.host == "vercel" else nullcontext():
+            disagreements = play(local)
         keep = options.keep
     except KeyboardInterrupt:
         print("\ninterrupted; stopping everything")
