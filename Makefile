@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: install demo stop test chaos check bench clean
+# The clients and documents that services publish, of the locked versions; elsewhere to keep it between clean clones.
+CONFORMANCE ?= .conformance
+LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt)
+
+.PHONY: install demo stop test chaos conformance check bench clean
 
 install: .venv/installed
 
@@ -25,6 +29,17 @@ test: install
 chaos: install
 	@$(BIN)/pytest tests --numprocesses=1 -m chaos $(ARGS)
 
+# Not `npm ci`, which asks for the Vercel CLI's optional packages for other platforms also where no registry has them.
+conformance: install
+	@sum="$$(cat $(LOCKED) | sha256sum)" && mkdir -p "$(CONFORMANCE)" && \
+	  { test "$$sum" = "$$(cat "$(CONFORMANCE)/installed" 2>/dev/null)" || { \
+	    cp tests/conformance/package.json tests/conformance/package-lock.json "$(CONFORMANCE)" && \
+	    npm --prefix "$(CONFORMANCE)" install --ignore-scripts --no-audit --no-fund --loglevel=error && \
+	    $(BIN)/uv venv --quiet --clear --python $(BIN)/python "$(CONFORMANCE)/venv" && \
+	    $(BIN)/uv pip sync --quiet --python "$(CONFORMANCE)/venv/bin/python" tests/conformance/requirements.txt && \
+	    echo "$$sum" > "$(CONFORMANCE)/installed"; }; }
+	@CONFORMANCE="$(CONFORMANCE)" EXCHANGES="$(EXCHANGES)" $(BIN)/pytest tests/conformance -m conformance --numprocesses=2 $(ARGS)
+
 check: install
 	@$(BIN)/uv lock --check --quiet
 	@$(BIN)/ruff format --check .
@@ -38,4 +53,4 @@ bench: install
 
 clean:
 	@test ! -x $(BIN)/python || $(BIN)/python -m deployments.demo --stop
-	@rm -rf .venv .runbook
+	@rm -rf .venv .runbook .conformance

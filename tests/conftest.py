@@ -10,6 +10,19 @@ _TOGETHER = ("acceptance", "chaos", "flows")
 _HERE = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-exchanges", metavar="DIR", help="write what clients and emulated services say to DIR")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder: str | None = config.getoption("--record-exchanges")
+    if folder is not None:
+        from tests.emulators.recording import Recorder  # needs a web server, which tests of rules do not
+        from tests.emulators.service import Emulator
+
+        Emulator.hear = Recorder(Path(folder).absolute())
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Here, not once all are collected: by then xdist has read the groups."""
     folder = item.path.relative_to(_HERE).parts[0]

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -34,6 +34,7 @@ class Call:
     query: dict[str, str]
     headers: dict[str, str]
     raw: bytes
+    query_string: str = ""
 
     @property
     def body(self) -> Any:  # noqa: ANN401 - whatever was sent
@@ -58,11 +59,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer; `lost` when nobody got the answer."""
+    """One request and its answer: `lost` when nobody got it, `emulated` when it is a fault's and not the truth."""
 
     call: Call
     reply: Reply
     lost: bool = False
+    emulated: bool = False
 
 
 @dataclass
@@ -96,6 +98,9 @@ class Emulator:
     """
 
     root = ""
+    token = ""
+    hear: ClassVar[Callable[[Emulator, Exchange], None] | None] = None
+    """Told of every exchange of every emulator, when a test run is recorded."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -107,6 +112,11 @@ class Emulator:
         self.faults: list[Fault] = []
         self.too_early = 0
         self._not_before = 0.0
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must be in no record; a service with more than its token says so."""
+        return [self.token]
 
     def handle(self, call: Call) -> Reply:
         """Do what is asked, or raise `Refusal`."""
@@ -164,12 +174,16 @@ class Emulator:
         async def respond(request: Request) -> Response:
             headers = {name.lower(): value for name, value in request.headers.items()}
             path = request.scope["raw_path"].decode().removeprefix(self.root)
-            call = Call(request.method, path, dict(request.query_params), headers, await request.body())
+            query, text = dict(request.query_params), request.url.query
+            call = Call(request.method, path, query, headers, await request.body(), text)
             reply, fault = self.answer(call)
             lost = fault is not None and fault.after_effect and fault.reply is None and not fault.delay_s
             kept = {name: value for name, value in headers.items() if name not in _SECRET}
-            recorded = Call(call.method, path, call.query, kept, call.raw)
-            self.exchanges.append(Exchange(recorded, reply, lost))
+            emulated = fault is not None and fault.reply is not None
+            exchange = Exchange(replace(call, headers=kept), reply, lost, emulated)
+            self.exchanges.append(exchange)
+            if Emulator.hear is not None:
+                Emulator.hear(self, exchange)
             if fault is not None and fault.delay_s:
                 await asyncio.sleep(fault.delay_s)
             elif lost:

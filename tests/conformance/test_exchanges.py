@@ -1,0 +1,54 @@
+"""What clients and emulators say to each other in the tests is what the services' official documents say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from tests.conformance.deviations import DEVIATIONS, Deviation, unexpected
+from tests.conformance.services import SERVICES, contract_of
+from tests.emulators.recording import Record
+
+pytestmark = [pytest.mark.conformance, pytest.mark.xdist_group("exchanges"), pytest.mark.timeout(900)]
+
+_LIKE_A_KEY = re.compile(
+    r"never_to_be_seen|Bearer [^*]|npg_[0-9a-f]{6}|xox[a-z]-\w|://[^:/@\s\"]+:[^@*/\s\"]+@", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_exchange_is_as_the_official_document_says(service: str, exchanges: list[Record]) -> None:
+    contract = contract_of(service)
+    found = Counter(
+        (contract.operation_of(each) or f"{each.method} {each.path}", each.status, line)
+        for each in exchanges
+        if each.service == service
+        for line in unexpected(each)
+    )
+    assert dict(found) == {}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_operation_that_is_relied_on_was_exchanged(service: str, exchanges: list[Record]) -> None:
+    contract, about = contract_of(service), SERVICES[service]
+    seen = {contract.operation_of(each) for each in exchanges if each.service == service and each.status < 400}
+    wanted = {f"{method.upper()} {path}" for path, methods in about.operations.items() for method in methods}
+    assert wanted - seen == set()
+
+
+@pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda each: f"{each.service}: {each.said}")
+def test_a_known_deviation_still_is_one(deviation: Deviation, exchanges: list[Record]) -> None:
+    contract = contract_of(deviation.service)
+    of_service = (each for each in exchanges if each.service == deviation.service)
+    assert any(deviation.covers(each, line) for each in of_service for line in contract.violations(each))
+
+
+def test_services_that_are_emulated_have_a_document(exchanges: list[Record]) -> None:
+    assert {each.service for each in exchanges} == set(SERVICES)
+
+
+def test_no_record_shows_a_key(exchanges: list[Record]) -> None:
+    assert [found[0] for each in exchanges if (found := _LIKE_A_KEY.search(json.dumps(vars(each))))] == []
