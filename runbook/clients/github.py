@@ -96,12 +96,10 @@ class GitHub:
         return frozenset([*by_rules, *self._api.branch(self._branch).protection.required_status_checks.contexts])
 
     def required_approvals(self) -> int:
-        """Return how many approvals the branch requires; 1 when it is protected in a way that does not say."""
+        """Return how many approvals the branch requires; branch protection does not say, and counts as one."""
         rules = self._api.rules(self._branch)
         counts = [rule.parameters.required_approving_review_count for rule in rules if rule.type == "pull_request"]
-        if counts:
-            return max(counts)
-        return 1 if not rules and self._api.branch(self._branch).is_protected else 0
+        return max([*counts, int(self._api.branch(self._branch).protection.enabled)])
 
     def pull_requests(self, git_sha: str) -> tuple[PullRequest, ...]:
         """Return the pull requests that a commit belongs to, with their reviews."""

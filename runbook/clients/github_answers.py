@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import AwareDatetime, Field, JsonValue, RootModel, field_validator
+from pydantic import AwareDatetime, JsonValue, RootModel, field_validator
 
 from runbook.clients.http_api import Answer
 
@@ -77,15 +77,15 @@ class _Contexts(Answer):
 
 
 class _Protection(Answer):
+    enabled: bool = False
     required_status_checks: _Contexts = _Contexts()
 
 
 class Branch(Answer):
-    """A branch; `is_protected` by a ruleset or, what its rules do not show, by branch protection."""
+    """A branch, and its branch protection, which its rules do not show."""
 
     name: str
     commit: _Commit
-    is_protected: bool = Field(alias="protected")
     protection: _Protection = _Protection()
 
 

@@ -156,6 +156,7 @@ def test_as_many_approvals_are_required_as_the_strictest_rule_says(github: GitHu
 
 def test_a_branch_protected_in_the_old_way_requires_an_approval(github: GitHubEmulator) -> None:
     github.protected_contexts = []
+    github.rules = [{"type": "deletion"}]
     assert client(github).required_approvals() == 1
 
 
