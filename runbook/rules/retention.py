@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runbook.manifest import VerificationState
+from runbook.rules.sizes import size_in_words
 from runbook.settings import RetentionSettings
 
 _DAY_S = 86_400
@@ -76,7 +77,7 @@ def render_plan(decisions: Sequence[Decision]) -> list[str]:
             "keep" if decision.keep else "remove",
             decision.backup.backup_id,
             str(decision.backup.verification),
-            _size(decision.backup.size_bytes),
+            size_in_words(decision.backup.size_bytes),
             _one_line(decision.reason),
         )
         for decision in decisions
@@ -84,7 +85,7 @@ def render_plan(decisions: Sequence[Decision]) -> list[str]:
     action, name, state, size = (max((len(row[column]) for row in rows), default=0) for column in range(4))
     lines = [f"{r[0]:<{action}}  {r[1]:<{name}}  {r[2]:<{state}}  {r[3]:>{size}}  {r[4]}" for r in rows]
     freed = [decision.backup.size_bytes for decision in decisions if not decision.keep]
-    return [*lines, f"{len(freed)} of {len(rows)} backups to remove: {_size(sum(freed))} freed"]
+    return [*lines, f"{len(freed)} of {len(rows)} backups to remove: {size_in_words(sum(freed))} freed"]
 
 
 def _chosen(verified: Sequence[StoredBackup], settings: RetentionSettings) -> dict[str, list[str]]:
@@ -153,14 +154,3 @@ def _days(count: float) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 1024:
-        return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
-    size = size_bytes / 1024
-    for unit in ("KiB", "MiB", "GiB"):
-        if size < 1023.95:  # more would be shown as 1024.0
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
