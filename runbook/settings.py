@@ -171,6 +171,19 @@ class WatchSettings(_Section):
     minimum_requests: int = Field(default=20, ge=1, description="Requests needed before an error rate means anything.")
 
 
+class MonitoringSettings(_Section):
+    """What a scheduled sampling looks back on, and how long samples are kept to say what is normal."""
+
+    window_s: float = Field(
+        default=60, gt=0, le=3600, description="Seconds of requests and log lines that one sampling looks at."
+    )
+    history_days: int = Field(default=14, ge=1, le=90, description="Days that samples are kept.")
+    active_sessions_query: str = Field(
+        default="",
+        description="SELECT with one number, how many sessions of users are active; empty: nobody counts them.",
+    )
+
+
 class LockSettings(_Section):
     """How soon the owner of the environment's lock is taken for dead."""
 
@@ -256,6 +269,7 @@ class Settings(_Section):
     migrations: MigrationSettings = MigrationSettings()
     watch: WatchSettings = WatchSettings()
     lock: LockSettings = LockSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     rollback: RollbackSettings = RollbackSettings()
 
 

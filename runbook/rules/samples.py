@@ -47,12 +47,13 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "database_transactions_per_s": "transactions/s",
         "database_cache_hit_pct": "%",
         "database_size_bytes": "bytes",
-        # Infrastructure: CPU, memory, disk I/O, network traffic.
+        # Infrastructure: CPU, memory, disk I/O, network traffic; of the machine, and of the release.
         "cpu_usage_pct": "%",
         "memory_usage_pct": "%",
-        "memory_bytes": "bytes",
+        "application_cpu_pct": "%",
+        "application_memory_bytes": "bytes",
         "disk_usage_pct": "%",
-        "disk_bytes_per_s": "bytes/s",
+        "application_disk_bytes_per_s": "bytes/s",
         "network_bytes_per_s": "bytes/s",
         # Counters, from which the rates above are made.
         "database_queries_total": TOTAL,
