@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx
 from pydantic import BeforeValidator, Field, RootModel, SecretStr, ValidationError
@@ -190,8 +190,13 @@ class _Events(RootModel[tuple[BuildEvent, ...]]):
     pass
 
 
+def _name(value: object) -> object:
+    """Vercel's document has the name of a domain here, its command line reads an object that has it."""
+    return cast("Mapping[str, object]", value).get("alias") if isinstance(value, Mapping) else value
+
+
 class _FailedAlias(_Camel):
-    alias: str
+    alias: Annotated[str, BeforeValidator(_name)]
     status: str = ""
 
 

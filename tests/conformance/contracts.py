@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -46,12 +47,20 @@ class Contract:
     """The operations of one service.
 
     `root` is the part of the path between the server and what the document's paths begin with, `refusal` the schema of
-    refusals with a status that the document does not list.
+    refusals with a status that the document does not list; `renamed` are patterns of paths that the document has under
+    other names.
     """
 
-    def __init__(self, document: JSON, root: str = "", refusal: JSON | None = None) -> None:
+    def __init__(
+        self,
+        document: JSON,
+        root: str = "",
+        refusal: JSON | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         self.document = strict(document, _SERVER + root, refusal or {})
         self.root = root
+        self._renamed = renamed or {}
         self._documented = {
             (path, method): set(document["paths"][path][method]["responses"])
             for path, methods in used(document).items()
@@ -69,19 +78,30 @@ class Contract:
 
     def operation_of(self, record: Record) -> str | None:
         """Return method and path template of what was asked; None when the document has no such operation."""
+        asked = self._path(record)
         for pattern, path in self._templates:
-            if pattern.fullmatch(record.path) and record.method.lower() in self.document["paths"][path]:
+            if pattern.fullmatch(asked) and record.method.lower() in self.document["paths"][path]:
                 return f"{record.method} {path}"
         return None
+
+    def _path(self, record: Record) -> str:
+        path = record.path
+        for pattern, name in self._renamed.items():
+            path = re.sub(pattern, name, path)
+        return path
 
     def violations(self, record: Record) -> list[str]:
         """Say what in an exchange is not as the document says, the place first."""
         name = self.operation_of(record)
         if name is None:
             return ["request: no such operation"]
+        if record.answer is not None and "stream+json" in record.answer_headers.get("content-type", ""):
+            kind = {"content-type": "application/json"}
+            lines = [replace(record, answer=line, answer_headers=kind) for line in record.answer.splitlines()]
+            return [violation for line in lines for violation in self.violations(line)]
         path, method = name.partition(" ")[2], record.method.lower()
         operation = self._operation(path, method)
-        request = _Request(record, self.root)
+        request = _Request(replace(record, path=self._path(record)), self.root)
         found = [*self._undocumented(record, operation), *_said("request", self._openapi.iter_request_errors(request))]
         if record.emulated and record.status < 400:
             return found  # wrong on purpose
@@ -129,18 +149,19 @@ def _schema_errors(error: BaseException) -> Iterator[ValidationError]:
         cause = cause.__cause__
 
 
-def _leaves(error: ValidationError) -> Iterator[ValidationError]:
-    """Yield what is wrong in the alternative that comes closest, where none fits."""
-    context = error.context or []
-    if not context or error.validator not in {"anyOf", "oneOf", "allOf"}:
-        yield error
-        return
-    branches: dict[Any, list[ValidationError]] = {}
-    for each in context:
-        branches.setdefault(each.schema_path[0], []).append(each)
-    deepest = min(branches.values(), key=lambda errors: (any(e.validator == "type" for e in errors), len(errors)))
-    for each in deepest:
-        yield from _leaves(each)
+def _leaves(error: ValidationError) -> list[ValidationError]:
+    """Return what is wrong, and where no alternative fits, what is in the one that comes closest."""
+    if not error.context or error.validator not in {"anyOf", "oneOf"}:
+        return [error]
+    alternatives: dict[Any, list[ValidationError]] = {}
+    for each in error.context:
+        alternatives.setdefault(each.schema_path[0], []).extend(_leaves(each))
+
+    def distance(leaves: list[ValidationError]) -> tuple[bool, int]:
+        here = error.absolute_path
+        return any(each.validator == "type" and each.absolute_path == here for each in leaves), len(leaves)
+
+    return min(alternatives.values(), key=distance)
 
 
 def _place(error: ValidationError) -> str:

@@ -42,6 +42,36 @@ DEVIATIONS = [
         r"answer: Additional properties are not allowed \('status' was unexpected\)$",
         "GitHub says the status in all its refusals, the document only in those that are not about validation",
     ),
+    Deviation(
+        "vercel",
+        "POST /v13/deployments",
+        r"request: Additional properties are not allowed \('autoAssignCustomDomains' was unexpected\)$",
+        "the only way to stage one deployment without changing the project; `vercel deploy --skip-domain` sends it",
+    ),
+    Deviation(
+        "vercel",
+        "GET /v9/projects/.*",
+        "request.query: rollbackInfo is not a parameter",
+        "how `vercel promote` and `vercel rollback` ask how far they are; the answer is documented",
+    ),
+    Deviation(
+        "vercel",
+        "POST /v.*/(promote|rollback)/.*",
+        "request: a body",
+        "`vercel promote` and `vercel rollback` send an empty object, the document knows no body",
+    ),
+    Deviation(
+        "vercel",
+        "GET /v9/projects/.*/(promote|rollback)/aliases",
+        "request: no such operation",
+        "where the command line asks which domains were not moved; the document has it for a promote only, as /v1/",
+    ),
+    Deviation(
+        "vercel",
+        "(GET|POST) /metrics/v1",
+        "request: no such operation",
+        "what `vercel metrics` asks; the document has another interface, for the same numbers, in another plan",
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("CONFORMANCE", ".conformance")).absolute()
 MODULES = FOLDER / "node_modules"
 PYTHON = FOLDER / "venv/bin/python"
@@ -31,9 +32,9 @@ class Outcome:
 
 
 def run_node(program: str, *arguments: str, cwd: Path, **environment: str) -> Outcome:
-    """Run a program of an npm package (its name in `.bin`) or a script."""
-    script = program if program.endswith(".mjs") else str(MODULES / ".bin" / program)
-    return _run(["node", script, *arguments], cwd, environment)
+    """Run a program of an npm package (its name in `.bin`) or a script of this folder, in a folder below another."""
+    script = HERE / program if program.endswith(".mjs") else MODULES / ".bin" / program
+    return _run(["node", str(script), *arguments], cwd, environment)
 
 
 def run_python(script: Path, *arguments: str, cwd: Path, **environment: str) -> Outcome:
@@ -43,6 +44,9 @@ def run_python(script: Path, *arguments: str, cwd: Path, **environment: str) -> 
 
 def _run(argv: list[str], cwd: Path, environment: dict[str, str]) -> Outcome:
     # Nothing of this machine's settings, and above all none of its keys, reaches the program.
-    given = {"PATH": os.environ["PATH"], "HOME": str(cwd), "CI": "1", "NO_COLOR": "1", **environment}
+    home = cwd.parent / "home"
+    home.mkdir(exist_ok=True)
+    quiet = dict.fromkeys(("CI", "NO_COLOR", "NO_UPDATE_NOTIFIER", "VERCEL_TELEMETRY_DISABLED"), "1")
+    given = {"PATH": os.environ["PATH"], "HOME": str(home), **quiet, **environment}
     ended = subprocess.run(argv, cwd=cwd, env=given, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     return Outcome(ended.returncode, ended.stdout, ended.stderr)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,17 +21,20 @@ VENDORED = Path(__file__).parent / "specs"
 class Service:
     """A document, and the operations of it that clients and emulators may use.
 
-    `root` comes before their paths; `refusal` is the schema of refusals with a status that an operation does not list.
+    `root` comes before their paths; `refusal` is the schema of refusals with a status that an operation does not list;
+    `renamed` are paths (patterns) in use that the document has under another name or version.
     """
 
     document: Path
     operations: Operations
     root: str = ""
     refusal: JSON = field(default_factory=dict[str, Any])
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _GITHUB = "/repos/{owner}/{repo}"
 _NEON = "/projects/{project_id}"
+_ROLLING = "/v1/projects/{idOrName}/rolling-release"
 _BRANCH = f"{_NEON}/branches/{{branch_id}}"
 
 SERVICES = {
@@ -70,11 +76,50 @@ SERVICES = {
         },
         root="/api/v2",
     ),
+    # What the SDK knows of the API, which is under Apache-2.0: the document that it is generated from is in no package.
+    "vercel": Service(
+        Path(__file__).with_name("vercel_document.mjs"),
+        {
+            "/v7/deployments": ["get"],
+            "/v13/deployments": ["post"],
+            "/v13/deployments/{idOrUrl}": ["get"],
+            "/v3/deployments/{idOrUrl}/events": ["get"],
+            "/v9/projects/{idOrName}": ["get"],
+            "/v10/projects/{projectId}/promote/{deploymentId}": ["post"],
+            "/v1/projects/{projectId}/rollback/{deploymentId}": ["post"],
+            "/v1/projects/{projectId}/deployments/{deploymentId}/runtime-logs": ["get"],
+            "/v10/projects/{idOrName}/env": ["get"],
+            "/v4/aliases/{idOrAlias}": ["get"],
+            _ROLLING: ["get"],
+            f"{_ROLLING}/start": ["post"],
+            f"{_ROLLING}/approve-stage": ["post"],
+            f"{_ROLLING}/complete": ["post"],
+        },
+        refusal={"$ref": "#/components/schemas/Refusal"},
+        renamed={
+            "^/v6/deployments$": "/v7/deployments",
+            # of the command line
+            "^/v9(/projects/[^/]+/rollback/[^/]+)$": r"/v1\1",
+            "^/v3/now(/deployments/[^/]+/events)$": r"/v3\1",
+            "^/now(/deployments/[^/]+/aliases)$": r"/v2\1",
+            "^/(?:v3/)?now(/aliases.*)$": r"/v4\1",
+            "^(/teams/[^/]+)$": r"/v2\1",
+        },
+    ),
 }
+
+
+def document_of(service: str) -> JSON:
+    """Return the document of a service: what is in a file, or what a script makes of a package."""
+    about = SERVICES[service]
+    if about.document.suffix != ".mjs":
+        return read(about.document)
+    argv = ["node", str(about.document), str(MODULES)]
+    return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
 
 @cache
 def contract_of(service: str) -> Contract:
     """Return the contract of a service; reading a document costs up to seconds."""
     about = SERVICES[service]
-    return Contract(pruned(read(about.document), about.operations), about.root, about.refusal)
+    return Contract(pruned(document_of(service), about.operations), about.root, about.refusal, about.renamed)

@@ -32,9 +32,12 @@ def neon() -> Generator[NeonEmulator]:
 def neonctl(neon: NeonEmulator, tmp_path: Path) -> Callable[..., Outcome]:
     """Run the program on the project."""
 
+    folder = tmp_path / "shop"
+    folder.mkdir()
+
     def run(*arguments: str, token: str = TOKEN) -> Outcome:
         options = ("--project-id", neon.project_id, "--api-host", neon.url, "--no-analytics", "--output", "json")
-        return run_node("neonctl", *arguments, *options, cwd=tmp_path, NEON_API_KEY=token)
+        return run_node("neonctl", *arguments, *options, cwd=folder, NEON_API_KEY=token)
 
     return run
 

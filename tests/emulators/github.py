@@ -385,21 +385,6 @@ class GitHubEmulator(Emulator):
         me |= dict.fromkeys(("fork", "archived", "disabled", *_FEATURES), False)
         return about | links | me | dict.fromkeys(_COUNTS, 0)
 
-    def _whole_repository(self) -> JSON:
-        counts = ("forks", "forks_count", "open_issues", "open_issues_count", "size", "stargazers_count")
-        kept = ("homepage", "language", "mirror_url", "license")
-        clone = {f"{each}_url": self._html("").rstrip("/") for each in ("clone", "git", "ssh", "svn")}
-        at = dict.fromkeys(("created_at", "updated_at", "pushed_at"), _text(_START))
-        return {
-            **self._repository(),
-            **dict.fromkeys((*counts, "watchers", "watchers_count"), 0),
-            **dict.fromkeys(kept),
-            **{f"has_{each}": False for each in ("downloads", "issues", "pages", "projects", "wiki")},
-            **{"archived": False, "disabled": False, "default_branch": "main"},
-            **clone,
-            **at,
-        }
-
     def _commit(self, sha: str) -> JSON:
         person = {"name": "Ann", "email": "ann@example.invalid", "date": _text(_START)}
         parents = [{"sha": each, "url": self._api(f"commits/{each}")} for each in [self.parents[sha]] if each]
@@ -429,7 +414,7 @@ class GitHubEmulator(Emulator):
         url, merged = self._api(f"pulls/{pull.number}"), _text(_START) if pull.merged else None
         names = ("diff", "patch", "issue", "commits", "review_comments", "review_comment", "comments", "statuses")
         links = ("comments", "commits", "statuses", "html", "issue", "review_comments", "review_comment", "self")
-        side = {"repo": self._whole_repository(), "user": self._user(pull.author)}
+        side = {"repo": self._repository(), "user": self._user(pull.author)}
         return {
             "url": url,
             "html_url": self._html(f"pull/{pull.number}"),

@@ -1,7 +1,8 @@
 """A Vercel in memory behind real HTTP: one project, its deployments, its production domain and its rolling releases.
 
-It has the traps of the real one: READY is not live, promoting a preview builds anew, a promote and a rollback answer
-201 with nothing before anything has happened, a rollback turns the assignment of domains off until the next promote.
+It has the traps of the real one: READY with its own aliases assigned is not live, promoting a preview builds anew, a
+promote and a rollback answer 201 with nothing before anything has happened, a rollback turns the assignment of domains
+off until the next promote.
 Releases can really be served (`Served`): then each deployment is a release of a local application host.
 """
 
@@ -22,6 +23,22 @@ from tests.emulators.service import JSON, Call, Emulator, Fault, Refusal, Reply
 
 PROJECT, TEAM = "prj_shop", "team_mantis"
 _STEPS = ("QUEUED", "INITIALIZING", "BUILDING", "READY")
+
+
+def logged(number: int, at: datetime, level: str, message: str) -> JSON:
+    """Return a line of a log as Vercel streams it."""
+    return {
+        "level": level,
+        "message": message,
+        "rowId": str(number),
+        "source": "serverless",
+        "timestampInMs": int(at.timestamp() * 1000),
+        "domain": "",
+        "messageTruncated": False,
+        "requestMethod": "GET",
+        "requestPath": "/",
+        "responseStatusCode": 200,
+    }
 
 
 class Backend(Protocol):
@@ -50,13 +67,15 @@ class Backend(Protocol):
 
 
 class Nowhere:
-    """Nothing runs."""
+    """Nothing runs; what it would log and count is said beforehand."""
 
     public_url = "https://shop.example"
 
-    def __init__(self) -> None:
+    def __init__(self, *, lines: list[JSON] | None = None, counts: dict[str, int] | None = None) -> None:
         self.built = 0
         self.served: str | None = None
+        self._lines = lines or []
+        self._counts = counts or {}
 
     def build(self, git_sha: str, version: str) -> tuple[str, str]:
         self.built += 1
@@ -66,10 +85,10 @@ class Nowhere:
         self.served = name
 
     def log(self, name: str) -> list[JSON]:
-        return []
+        return self._lines
 
     def count(self, name: str, since_s: float) -> dict[str, int]:
-        return {}
+        return self._counts
 
 
 class Served:
@@ -91,21 +110,7 @@ class Served:
 
     def log(self, name: str) -> list[JSON]:
         lines = self._host.logs(name, limit=100)
-        return [
-            {
-                "level": line.level,
-                "message": line.message,
-                "rowId": str(number),
-                "source": "serverless",
-                "timestampInMs": int(line.at.timestamp() * 1000),
-                "domain": "",
-                "messageTruncated": False,
-                "requestMethod": "GET",
-                "requestPath": "/",
-                "responseStatusCode": 200,
-            }
-            for number, line in enumerate(lines)
-        ]
+        return [logged(number, line.at, line.level, line.message) for number, line in enumerate(lines)]
 
     def count(self, name: str, since_s: float) -> dict[str, int]:
         found = self._host.metrics(name, since=datetime.fromtimestamp(since_s, UTC))
@@ -147,6 +152,7 @@ class VercelEmulator(Emulator):
         super().reset()
         self.deployments: list[Deployment] = []
         self.production: str | None = None
+        self.aliases: dict[str, str] = {}
         self.assigns = True
         self.link: JSON | None = {
             "type": "github",
@@ -154,6 +160,8 @@ class VercelEmulator(Emulator):
             "org": "mantisnxt",
             "repo": "shop",
             "productionBranch": "main",
+            "deployHooks": [],
+            "gitCredentialId": "cred_1",
         }
         self.variables: dict[str, list[str]] = {"DATABASE_URL": ["production"], "PREVIEW_ONLY": ["preview"]}
         self.protection: JSON | None = None
@@ -258,8 +266,12 @@ class VercelEmulator(Emulator):
             ("POST", rf"{project}/promote/([^/]+)", self._promote),
             ("POST", rf"{project}/rollback/([^/]+)", self._rollback),
             ("GET", rf"{project}/(?:promote|rollback)/aliases", self._failed),
-            ("GET", r"/v4/aliases/([^/]+)", self._alias),
+            ("GET", r"(?:/v4|/now)/aliases/([^/]+)", self._alias),
+            ("DELETE", r"(?:/v2|/now)/aliases/([^/]+)", self._remove_alias),
             ("GET", r"/v\d+/(?:now/)?aliases", self._aliases),
+            ("POST", r"(?:/v2|/now)/deployments/([^/]+)/aliases", self._assign),
+            ("GET", rf"(?:/v9)?/projects/{PROJECT}/custom-environments", self._environments),
+            ("GET", "/api/logs/request-logs", self._requests),
             ("GET", rf"{project}/env", self._env),
             ("GET", rf"{project}/deployments/([^/]+)/runtime-logs", self._runtime),
             ("GET", rf"{project}/rolling-release", self._rolling),
@@ -292,6 +304,9 @@ class VercelEmulator(Emulator):
             "autoAssignCustomDomains": self.assigns,
             "directoryListing": False,
             "nodeVersion": "22.x",
+            "alias": [],
+            "deploymentExpiration": {},
+            **{f"{kind}esourceConfig": {"functionDefaultRegions": ["iad1"]} for kind in ("defaultR", "r")},
         }
         answer |= {"link": self.link} if self.link else {}
         answer |= {"lastAliasRequest": self._request} if self._request else {}
@@ -367,10 +382,10 @@ class VercelEmulator(Emulator):
         deployment = self.named(name)
         lines = ["Cloning github.com/mantisnxt/shop", "Running build"]
         lines += [deployment.error["errorMessage"]] if deployment.error else []
-        events = [
-            {"type": "stdout", "created": deployment.created, "payload": {"text": line, "id": str(number)}}
-            for number, line in enumerate(lines)
-        ]
+        at = deployment.created
+        about = {"type": "stdout", "created": at, "date": at, "deploymentId": deployment.id}
+        about |= {"info": {"type": "build", "name": deployment.id}}
+        events = [about | {"text": line, "id": str(number), "serial": str(number)} for number, line in enumerate(lines)]
         if call.query.get("follow") == "1" or call.query.get("format") == "lines":
             text = "".join(json.dumps(event) + "\n" for event in events)
             return Reply(200, text.encode(), {"content-type": "application/stream+json"})
@@ -440,43 +455,93 @@ class VercelEmulator(Emulator):
         deployment.aliased_at, deployment.substate = int(time.time() * 1000), "PROMOTED"
 
     def _failed(self, call: Call) -> Reply:
-        aliases = [{"alias": each, "id": each, "status": "failed"} for each in self._failing_domains]
+        to = (self._request or {}).get("toDeploymentId")
+        failing = [(each, {"alias": each, "deploymentId": to}) for each in self._failing_domains]
+        is_documented = call.path.startswith("/v1/")
+        aliases = [
+            {"alias": name if is_documented else about, "id": name, "status": "failed"} for name, about in failing
+        ]
         self._failing_domains = []
         return Reply(200, {"aliases": aliases, "pagination": {"count": len(aliases), "next": None, "prev": None}})
 
     def _alias(self, call: Call, name: str) -> Reply:
-        if name != self.domain or self.production is None:
-            raise Refusal(404, "The alias was not found")
-        return Reply(200, self._domain())
+        for each in self._leading():
+            if name in (each["alias"], each["uid"]):
+                return Reply(200, each)
+        raise Refusal(404, "The alias was not found")
 
     def _aliases(self, call: Call) -> Reply:
-        aliases = [] if self.production is None else [self._domain()]
+        aliases = self._leading()
         return Reply(200, {"aliases": aliases, "pagination": {"count": len(aliases), "next": None, "prev": None}})
 
-    def _domain(self) -> JSON:
-        assert self.production is not None
-        deployment = self.named(self.production)
-        return {
-            "uid": "alias_1",
-            "alias": self.domain,
-            "created": "2025-01-04T12:00:00.000Z",
-            "createdAt": 1735992000000,
-            "deploymentId": deployment.id,
-            "deployment": {"id": deployment.id, "url": deployment.url},
-            "projectId": PROJECT,
-        }
+    def _assign(self, call: Call, name: str) -> Reply:
+        alias, deployment = call.body["alias"], self.named(name)
+        old = self.aliases.get(alias)
+        self.aliases[alias] = deployment.id
+        answer = {"uid": f"alias_{alias}", "alias": alias, "created": "2025-01-04T12:00:00.000Z"}
+        return Reply(200, answer | ({"oldDeploymentId": old} if old else {}))
+
+    def _remove_alias(self, call: Call, name: str) -> Reply:
+        alias = name.removeprefix("alias_")
+        if self.aliases.pop(alias, None) is None:
+            raise Refusal(404, "The alias was not found")
+        return Reply(200, {"status": "SUCCESS"})
+
+    def _leading(self) -> list[JSON]:
+        """Return what leads to a deployment: the production domain, and the aliases that people have assigned."""
+        production = {} if self.production is None else {self.domain: self.production}
+        found: list[JSON] = []
+        for alias, name in (production | self.aliases).items():
+            deployment = self.named(name)
+            found.append(
+                {
+                    "uid": f"alias_{alias}",
+                    "alias": alias,
+                    "created": "2025-01-04T12:00:00.000Z",
+                    "createdAt": 1735992000000,
+                    "deploymentId": deployment.id,
+                    "deployment": {"id": deployment.id, "url": deployment.url},
+                    "projectId": PROJECT,
+                }
+            )
+        return found
 
     def _env(self, call: Call) -> Reply:
+        wanted = call.query.get("target")
         envs = [
             {"id": name, "key": name, "value": "", "type": "encrypted", "target": target, "securityIssues": []}
             for name, target in self.variables.items()
+            if wanted is None or wanted in target
         ]
-        return Reply(200, {"envs": envs})
+        return Reply(200, {"envs": envs, "pagination": {"count": len(envs), "next": None, "prev": None}})
 
     def _runtime(self, call: Call, name: str) -> Reply:
         lines = self.backend.log(self.named(name).backend)
         text = "".join(json.dumps(line) + "\n" for line in lines)
         return Reply(200, text.encode(), {"content-type": "application/stream+json"})
+
+    def _environments(self, call: Call) -> Reply:
+        return Reply(200, {"accountLimit": {"total": 0}, "environments": []})
+
+    def _requests(self, call: Call) -> Reply:
+        """Answer as vercel.com does, where the command line reads what requests have logged."""
+        name = call.query.get("deploymentId", self.production or "")
+        rows = [
+            {
+                "requestId": line["rowId"],
+                "timestamp": datetime.fromtimestamp(line["timestampInMs"] / 1000, UTC).isoformat(),
+                "deploymentId": name,
+                "requestMethod": line["requestMethod"],
+                "requestPath": line["requestPath"],
+                "statusCode": line["responseStatusCode"],
+                "environment": "production",
+                "domain": line["domain"],
+                "logs": [{"level": line["level"], "message": line["message"]}],
+                "events": [{"source": line["source"]}],
+            }
+            for line in self.backend.log(self.named(name).backend)
+        ]
+        return Reply(200, {"rows": rows, "hasMoreRows": False})
 
     # rolling releases
 
@@ -490,8 +555,9 @@ class VercelEmulator(Emulator):
         assert self.production is not None
         self.rolling = {
             "state": "ACTIVE",
-            "currentDeployment": self._whole(self.named(self.production)),
-            "canaryDeployment": self._whole(canary),
+            "substate": None,
+            "currentDeployment": self._rolled(self.named(self.production)),
+            "canaryDeployment": self._rolled(canary),
             "queuedDeploymentId": None,
             "advancementType": "manual-approval",
             "stages": [self._stage(index) for index in range(len(self.stages))],
@@ -506,7 +572,13 @@ class VercelEmulator(Emulator):
         if index >= len(self.stages):
             return None
         last = index == len(self.stages) - 1
-        return {"index": index, "isFinalStage": last, "targetPercentage": self.stages[index], "requireApproval": True}
+        about = {"index": index, "isFinalStage": last, "targetPercentage": self.stages[index]}
+        return about | {"requireApproval": True, "duration": None}
+
+    def _rolled(self, deployment: Deployment) -> JSON:
+        whole = self._whole(deployment)
+        kept = ("id", "name", "url", "target", "source", "createdAt", "readyState")
+        return {key: whole[key] for key in kept if key in whole}
 
     def _approve(self, call: Call) -> Reply:
         rolling, index = self._active(call), call.body["nextStageIndex"]
@@ -549,7 +621,7 @@ class VercelEmulator(Emulator):
     # answers
 
     def _whole(self, deployment: Deployment) -> JSON:
-        answer = {
+        answer: JSON = {
             "id": deployment.id,
             "url": deployment.url,
             "name": "shop",
@@ -559,12 +631,22 @@ class VercelEmulator(Emulator):
             "projectId": PROJECT,
             "ownerId": TEAM,
             "createdAt": deployment.created,
-            "aliasAssigned": deployment.aliased_at is not None or deployment.target != "production",
+            "aliasAssigned": deployment.state == "READY",
             "aliasError": None,
             "meta": deployment.meta,
             "inspectorUrl": f"https://vercel.com/mantis/shop/{deployment.id}",
             "type": "LAMBDAS",
             "version": 2,
+            "creator": {"uid": "u1", "username": "ops"},
+            "createdIn": "iad1",
+            "regions": ["iad1"],
+            "plan": "pro",
+            "routes": None,
+            "env": [],
+            "build": {"env": []},
+            "projectSettings": {},
+            **dict.fromkeys(("bootedAt", "buildingAt"), deployment.created),
+            **dict.fromkeys(("buildSkipped", "public", "isInConcurrentBuildsQueue", "isInSystemBuildsQueue"), False),
         }
         answer |= {"readySubstate": deployment.substate} if deployment.substate else {}
         return answer | (deployment.error if deployment.state == "ERROR" else {})
@@ -584,7 +666,7 @@ class VercelEmulator(Emulator):
             "readyState": deployment.state,
             "readySubstate": deployment.substate,
             "target": deployment.target,
-            "aliasAssigned": deployment.aliased_at,
+            "aliasAssigned": deployment.aliased_at or (deployment.created if deployment.state == "READY" else None),
             "meta": deployment.meta,
         }
 

@@ -13,7 +13,7 @@ from runbook.clients.application_host import ApplicationHost, ReleaseState
 from runbook.clients.http_api import Patience
 from runbook.clients.vercel import BYPASS_HEADER, VercelHost, VercelSettings
 from runbook.errors import DivergedError, InvalidInputError, RejectedError, RunbookError, StageError, TransientError
-from tests.emulators.vercel import PROJECT, TEAM, VercelEmulator, vercel_emulator
+from tests.emulators.vercel import PROJECT, TEAM, Nowhere, VercelEmulator, logged, vercel_emulator
 
 TOKEN = "vcp_never_to_be_seen_0123456789"
 BYPASS = "bypass_never_to_be_seen_0123456789"
@@ -290,6 +290,25 @@ def test_all_pages_of_the_releases_are_read_newest_first(vercel: VercelEmulator)
 
 def test_the_variables_of_production_are_named_and_their_length_is_not_told(vercel: VercelEmulator) -> None:
     assert host(vercel).variable_lengths() == {"DATABASE_URL": None}
+
+
+def test_the_newest_lines_of_the_log_are_read_from_a_stream_oldest_first() -> None:
+    at = datetime(2025, 1, 4, 12, tzinfo=UTC)
+    lines = [logged(n, at + timedelta(seconds=n), "fatal" if n == 2 else "info", f"line {n}") for n in (2, 0, 1)]
+    with vercel_emulator(token=TOKEN, backend=Nowhere(lines=lines)) as vercel:
+        release = host(vercel).stage(A, "v1")
+        found = host(vercel).logs(release.release_id, limit=2)
+    assert [(line.at, line.level, line.message) for line in found] == [
+        (at + timedelta(seconds=1), "info", "line 1"),
+        (at + timedelta(seconds=2), "critical", "line 2"),
+    ]
+
+
+def test_requests_and_errors_are_counted_by_status() -> None:
+    with vercel_emulator(token=TOKEN, backend=Nowhere(counts={"200": 7, "404": 2, "503": 1})) as vercel:
+        release = host(vercel).stage(A, "v1")
+        found = host(vercel).metrics(release.release_id, since=datetime.now(UTC) - timedelta(minutes=5))
+    assert (found.requests, found.errors) == (10, 1)
 
 
 def test_metrics_that_the_plan_does_not_have_are_rejected_not_guessed(vercel: VercelEmulator) -> None:
