@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from deployments import database_commands, environment_commands, migration_commands
+from deployments import application_commands, database_commands, environment_commands, migration_commands
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
@@ -123,7 +123,12 @@ def deploy_rollback_undo(environment: str, reason: str, yes: bool) -> None:
     run_deployment("undo-rollback", environment, {"reason": reason, "yes": True, "triggered_by": who})
 
 
-for _command in (*database_commands.COMMANDS, *environment_commands.COMMANDS, *migration_commands.COMMANDS):
+for _command in (
+    *application_commands.COMMANDS,
+    *database_commands.COMMANDS,
+    *environment_commands.COMMANDS,
+    *migration_commands.COMMANDS,
+):
     cli.add_command(_command)
 
 

@@ -47,16 +47,24 @@ STAGES = procedure.DeployStages(
 
 
 @flow(name="deploy", flow_run_name="deploy-{environment}-{git_ref}", retries=0)
-def deploy(environment: str, git_ref: str, reason: str = "scheduled release", triggered_by: str = "") -> DeployReport:
+def deploy(
+    environment: str,
+    git_ref: str,
+    reason: str = "scheduled release",
+    application_only: bool = False,
+    triggered_by: str = "",
+) -> DeployReport:
     """Release a commit through all seven stages, or leave everything as it was.
 
     Args:
         environment: name of a registered environment, for example `local` or `production`.
         git_ref: branch, tag or commit to release.
         reason: why; it is recorded.
+        application_only: release the application alone, without test suite, backup and migration; refused when a
+            migration is pending. For when what comes before was done by hand.
         triggered_by: who or what asked; the name of this run when left empty.
     """
-    request = procedure.DeployRequest(git_ref, reason, triggered_by or record.triggered_by_run())
+    request = procedure.DeployRequest(git_ref, reason, triggered_by or record.triggered_by_run(), application_only)
     connections = load_environment(environment).connect()
     recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.deploy(connections, request, STAGES)

@@ -187,7 +187,8 @@ class TableLoss(_Report):
 
     `rows_now` and `rows_restored` are all rows of the table, now and in the backup. Exact by primary key with
     `is_exact`, otherwise an estimate. `cannot_replay` says why a replay would leave the table out, if so. In `obscured`
-    rows, a replay by comparing cannot see what was written before a migration changed them.
+    rows, a replay by comparing cannot see what was written before a migration changed them. With `revives`, it replays
+    no deletion: a migration has deleted rows as well, and nothing tells which; `deleted` is not known then.
     """
 
     table: str
@@ -199,6 +200,7 @@ class TableLoss(_Report):
     is_exact: bool = False
     cannot_replay: str = ""
     obscured: int = 0
+    revives: bool = False
 
     @property
     def rows(self) -> int:
@@ -228,7 +230,7 @@ class Replay(_Report):
     """How what was written since the backup came into the restored database.
 
     `quarantine_file` holds the rows that did not fit. `left_behind` are tables without a key that a migration had
-    changed: they are as they were in the backup.
+    changed: they are as they were in the backup. `revived` are tables in which no deletion was replayed.
     """
 
     method: ReplayMethod
@@ -236,6 +238,7 @@ class Replay(_Report):
     quarantined: int = 0
     quarantine_file: str | None = None
     left_behind: tuple[str, ...] = ()
+    revived: tuple[str, ...] = ()
 
 
 class TableWritten(_Report):

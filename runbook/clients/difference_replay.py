@@ -73,6 +73,8 @@ class DifferenceReplay:
         names: what its tables and columns are called.
         skipped: numbers of transactions to leave out, asked anew at each pass.
         left_out: tables that are no application's.
+        emptied: tables of the live database that migrations have deleted rows of, too, asked anew at each pass: which
+            rows the application has deleted cannot be told there, so all of them stay in the copy.
         additive: the copy may hold rows that the live database lacks: they stay, and so does a table without a key.
     """
 
@@ -85,36 +87,39 @@ class DifferenceReplay:
         *,
         skipped: Callable[[], Collection[int]],
         left_out: Collection[Table] = (),
+        emptied: Callable[[], Collection[Table]] = tuple,
         additive: bool = False,
     ) -> None:
         self._live, self._snapshot, self._target, self._additive = live, snapshot, target, additive
+        self._emptied = emptied
         self._names, self._skipped, self._left_out = names, skipped, left_out
 
     def catch_up(self) -> int:
         """Make the copy equal in what was written until now, and return how many rows that was."""
-        skipped = self._skipped()
+        skipped, emptied = self._skipped(), self._emptied()
         with reading(self._live):
             row = self._live.execute("SELECT pg_current_snapshot()::text").fetchone()
             assert row is not None  # noqa: S101 - a function call without FROM returns one row
             since = str(self._target.place.get("snapshot", self._snapshot))
             with self._target.connection.transaction():
                 shared = shared_tables(self._live, self._target, self._names)
-                changed = sum(self._carry(one, since, skipped) for one in shared)
+                changed = sum(self._carry(one, since, skipped, emptied) for one in shared)
                 self._target.move({"snapshot": row[0]})
         return changed
 
-    def _carry(self, one: ComparedTable, since: str, skipped: Collection[int]) -> int:
+    def _carry(self, one: ComparedTable, since: str, skipped: Collection[int], emptied: Collection[Table]) -> int:
         if one.table in self._left_out:
             return 0
+        keeps_all = self._additive or one.live in emptied
         if not one.key:
-            if self._additive or touched_by(self._live, one.live, skipped):
+            if keeps_all or touched_by(self._live, one.live, skipped):
                 return 0
             return match_rows(self._live, self._target, one)
         newer = newer_rows(one.live, since, skipped)
         wanted = sql.SQL("SELECT {} {}").format(_texts(one.live_columns), newer)
         with _loaded(self._live, self._target, wanted, one.columns):
             found = self._forget_known(one)
-            gone = 0 if self._additive else self._delete_gone(one, found)
+            gone = 0 if keeps_all else self._delete_gone(one, found)
             put_in, updated = self._put_in(one)
         for kind, rows in (
             (ChangeKind.INSERT, put_in),

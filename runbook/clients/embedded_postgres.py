@@ -34,7 +34,13 @@ from runbook.errors import DivergedError, RefusedError, RunbookError, ServiceErr
 
 _SHARED = Path("/var/tmp")  # noqa: S108 - whatever is used there is checked first
 _ACCOUNTS = ("postgres", "nobody")
-_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_connections=200")
+_SETTINGS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "wal_level=logical",
+    "max_connections=200",
+    "max_slot_wal_keep_size=10GB",
+)
 _START_S = 60
 _STOP_S = 60
 _ATTEMPTS = 20

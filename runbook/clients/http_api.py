@@ -37,7 +37,7 @@ class Patience:
 
     answer_s: float = 20.0
     pause_s: float = 3.0
-    poll_s: float = 0.5
+    poll_s: float = 0.2
     finish_s: float = 300.0
     longest_pause_s: float = 60.0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ CREATE TABLE IF NOT EXISTS {} (
 )
 """
 _OURS = ("normalised_checksum", "transactions")
+# The number of the transaction and, behind a colon, the tables that it has deleted rows of: nothing shows that later.
+_TRANSACTION = """
+pg_catalog.pg_current_xact_id()::text || coalesce((SELECT ':' || pg_catalog.string_agg(relid::text, ',')
+FROM pg_catalog.pg_stat_xact_user_tables WHERE n_tup_del > 0), '')
+"""
+_ONE_LINE = " ".join(_TRANSACTION.split())
+_TABLE_NAMES = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE "
+_EVERY_TABLE = ":*"  # behind the number of a transaction that may have emptied any
+_TRUNCATES = re.compile(r"\btruncate\b", re.IGNORECASE)
 _COLUMNS = """
 SELECT a.attname, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
 FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
@@ -221,13 +231,26 @@ class MigrationHistory:
 
         What wrote to the database in them was no application.
         """
+        return frozenset(int(one.partition(":")[0]) for one in self._later(connection, known))
+
+    def deleted_from(self, connection: psycopg.Connection, known: Collection[str]) -> frozenset[tuple[str, str]]:
+        """Return the tables, by schema and name, that migrations have deleted rows of; those in `known` left out."""
+        behind = [one.partition(":")[2] for one in self._later(connection, known)]
+        if "*" in behind:
+            which, values = "c.relkind = 'r'", list[list[int]]()
+        else:
+            which, values = "c.oid = ANY (%s)", [[int(oid) for oids in behind for oid in oids.split(",") if oid]]
+        rows = connection.execute(_TABLE_NAMES + which, values).fetchall()
+        return frozenset((str(schema), str(name)) for schema, name in rows)
+
+    def _later(self, connection: psycopg.Connection, known: Collection[str]) -> list[str]:
         if "transactions" not in self._columns(connection):
-            return frozenset()
+            return []
         rows = connection.execute(
             sql.SQL("SELECT migration_name, transactions FROM {} WHERE transactions IS NOT NULL").format(self._table)
         ).fetchall()
         later = [str(numbers) for name, numbers in rows if history_name(str(name)) not in known]
-        return frozenset(int(number) for numbers in later for number in numbers.split())
+        return [one for numbers in later for one in numbers.split()]
 
     def state(self) -> State:
         """Return what is invalid or unchecked in the schema now."""
@@ -322,7 +345,7 @@ class MigrationHistory:
             "status": sql.Literal("completed"),
             "rollback_performed": sql.SQL("false"),
             "normalised_checksum": sql.Literal(normalised_checksum(text)),
-            "transactions": self._transactions(migration if has_progress else None),
+            "transactions": self._transactions(migration if has_progress else None, text),
         }
         insert = self._insert(values, columns).as_string() + "\\; "
         if self.settings.history_table in text:
@@ -360,9 +383,8 @@ class MigrationHistory:
     def done_sql(self, migration: str, count: int, sha256: str) -> str:
         """Return SQL that writes down: the statements up to `count` are done. It has to run in a transaction."""
         change = sql.SQL(
-            "statements_done = {}, statements_begun = NULL, done_sha256 = {},"
-            " transactions = transactions || pg_catalog.pg_current_xact_id()::text || ' '"
-        ).format(count, sha256)
+            "statements_done = {}, statements_begun = NULL, done_sha256 = {}, transactions = transactions || {} || ' '"
+        ).format(count, sha256, sql.SQL(_ONE_LINE))
         return self._update_progress(migration, change)
 
     def record_failure(self, migration: str, text: str, error: str, *, rolled_back: bool) -> None:
@@ -502,12 +524,14 @@ class MigrationHistory:
                     "%s keeps no %s: only its owner can add columns", self.settings.history_table, " and ".join(missing)
                 )
 
-    def _transactions(self, migration: str | None) -> sql.Composable:
+    def _transactions(self, migration: str | None, text: str) -> sql.Composable:
         """Return SQL for the numbers of the transactions that a migration ran in, separated by spaces.
 
         A replay of the application's writes leaves these out.
         """
-        own = sql.SQL("pg_catalog.pg_current_xact_id()::text")
+        own: sql.Composable = sql.SQL(_ONE_LINE)
+        if _TRUNCATES.search(text):  # is counted nowhere
+            own = sql.SQL("pg_catalog.pg_current_xact_id()::text || {}").format(sql.Literal(_EVERY_TABLE))
         if migration is None:
             return own
         return sql.SQL("(SELECT transactions FROM {} WHERE migration_name = {}) || {}").format(

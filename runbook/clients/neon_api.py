@@ -23,6 +23,7 @@ from runbook.errors import RejectedError, StageError, TransientError
 __all__ = ["Branch", "Endpoint", "NeonApi", "Operation", "Project", "Snapshot"]
 
 _PORT = 5432
+_EAGER_S = 10.0  # so long it is looked often: the application may be waiting
 _FINISHED, _FAILED = {"finished", "skipped"}, {"failed", "error", "cancelled"}
 _HINTS = {
     401: "The API key is wrong, revoked or expired: put a valid one into the block.",
@@ -216,7 +217,7 @@ class NeonApi:
             TransientError: one takes longer than `finish_s`.
             RejectedError: they can no longer be followed, for example because the key was revoked meanwhile.
         """
-        deadline = time.monotonic() + self._patience.finish_s
+        deadline, eager_until = time.monotonic() + self._patience.finish_s, time.monotonic() + _EAGER_S
         for begun in operations:
             operation, pause_s = begun, self._patience.poll_s
             while operation.status not in _FINISHED:
@@ -227,7 +228,8 @@ class NeonApi:
                     waited = f"after {self._patience.finish_s:g} s"
                     raise TransientError(f"{said} is still {operation.status} {waited}; it may finish yet.")
                 time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 10 * self._patience.poll_s)
+                if time.monotonic() > eager_until:
+                    pause_s = min(2 * pause_s, 10 * self._patience.poll_s)
                 operation = self._later(operation, said)
 
     def _later(self, operation: Operation, said: str) -> Operation:

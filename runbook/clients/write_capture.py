@@ -126,6 +126,23 @@ def captures(database: Database, name: str | None = None) -> list[Capture]:
     return [Capture(str(slot).removeprefix(_PREFIX), int(size or 0), bool(lost)) for slot, size, lost in rows]
 
 
+def kept_wal_limit(database: Database) -> str | None:
+    """Return how much WAL the server keeps for captured writes at most, as it is configured; None: any amount.
+
+    A server that cannot capture writes keeps none, `0`.
+
+    Source: PostgreSQL manual, "max_slot_wal_keep_size".
+    """
+    with database.connect() as connection:
+        row = connection.execute(
+            "SELECT current_setting('wal_level'), current_setting('max_slot_wal_keep_size', true)"
+        ).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM returns one row
+    if row[0] != "logical":
+        return "0"
+    return None if row[1] in (None, "-1") else str(row[1])
+
+
 def capture_of(database: Database, backup_id: str) -> Capture | None:
     """Return the capture of a backup when the writes can be replayed from it."""
     return next((found for found in captures(database) if found.backup_id == backup_id and not found.lost), None)

@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from runbook.clients.application_host import Release
 from runbook.clients.journals import Journal
 from runbook.connections import Connections
-from runbook.errors import DivergedError, LostLockError, RunbookError, StageError
+from runbook.errors import DivergedError, LostLockError, RefusedError, RunbookError, StageError
 from runbook.journal import Effect, EntryKind
 from runbook.procedures.changing import Change, changing, hold_diverged, hold_of
 from runbook.procedures.migrating import (
@@ -47,11 +47,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What a person or CI asked for."""
+    """What a person or CI asked for.
+
+    With `application_only` what comes before the release of the application was done by hand, or is not needed.
+    """
 
     git_ref: str
     reason: str
     triggered_by: str
+    application_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,11 @@ def recover_deploy(change: Change, stages: DeployStages) -> DeployReport:
 def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> DeployReport:
     connections, started, steps = change.connections, datetime.now(UTC), StepLog()
     plan, warnings = steps.run("Stage 1: Pre-Deployment Validation", stages.plan_release, connections, request.git_ref)
+    if request.application_only and plan.migrations.pending:
+        raise RefusedError(
+            f"{plan.version} brings {', '.join(plan.migrations.pending)}, not applied yet: to release the application "
+            "alone would break it. Apply them first (`runbook db:migrate`), or deploy as usual."
+        )
     previous = connections.host.active()
     facts = DeployFacts(
         started=started,
@@ -195,6 +204,10 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
     progress.shown.begin()
     steps.followers.append(progress.shown.step)
     try:
+        if request.application_only:
+            progress.findings.append("neither tested nor backed up: the application alone was to be released")
+        else:
+            _prepare(connections, stages, progress)
         _release(connections, stages, progress)
         state = _final_state(connections, stages, progress, plan.git_sha)
         if state is FinalState.DIVERGED:
@@ -217,14 +230,18 @@ def _shown(change: Change, plan: ReleasePlan) -> GitHubDeployment:
     return GitHubDeployment(change.connections, change.journal.run, plan.git_sha, "deploy", plan.version)
 
 
-def _release(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
-    plan, run, journal = progress.plan, progress.steps.run, progress.journal
-    run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
+def _prepare(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
+    plan = progress.plan
+    progress.steps.run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
     reason = f"before deploying {plan.version}"
     back_up_and_rehearse(
         connections, stages, progress.migrating, reason=reason, triggered_by=progress.facts.triggered_by
     )
     migrate(connections, stages, progress.migrating, Phase.PRE)
+
+
+def _release(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
+    plan, run, journal = progress.plan, progress.steps.run, progress.journal
     with journal.effect(Effect.STAGE):
         release = run("Stage 5: Staging", stages.stage_release, connections, plan)
     progress.release = release

@@ -24,6 +24,7 @@ from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
 from runbook.stages.github_checks import github_checks, history_check
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
+from runbook.stages.preparation import check_bound
 from runbook.stages.traffic import check_traffic
 
 
@@ -74,6 +75,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("working tree", lambda: _clean_tree(connections)),
         *_backup_checks(connections),
         _ask("database", lambda: _database(connections)),
+        _checked("captured writes", lambda: check_bound(connections)),
         _ask("application host", lambda: connections.host.check()),
         _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
         _test_suite(connections),
@@ -170,6 +172,13 @@ def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) ->
 def _ask(name: str, question: Callable[[], str | None]) -> Check:
     try:
         return Check(name, Outcome.PASSED, question() or "in order")
+    except RunbookError as error:
+        return _answer(name, error)
+
+
+def _checked(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
     except RunbookError as error:
         return _answer(name, error)
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from runbook.clients.database_copies import clone, databases_beside, drop, rename_copy
-from runbook.clients.write_capture import Capture, captures, end_capture
+from runbook.clients.write_capture import Capture, captures, end_capture, kept_wal_limit
 from runbook.connections import Connections
+from runbook.rules.checklist import Check, Outcome
 from runbook.rules.identifiers import backup_taken_at
+from runbook.settings import ReplayMethod
 from runbook.stages.restore import RestoredDatabase
 
 _log = logging.getLogger(__name__)
+_CAPTURING = (ReplayMethod.AUTO, ReplayMethod.SLOT)
 _PREPARED = re.compile(r"_prepared_(\d{8}_\d{6})$")
 
 
@@ -41,6 +44,27 @@ class Preparation:
                 "the writes since are LOST" if self.capture.lost else f"the writes since are captured ({kept})"
             )
         return f"{self.backup_id}: {', '.join(parts)}"
+
+
+def check_bound(connections: Connections) -> Check:
+    """Check that a capture which everybody forgets fills no disk: the server itself has to give it up in time.
+
+    Raises:
+        TransientError: the server does not answer.
+    """
+    name = "captured writes"
+    if connections.restore_points is not None or connections.settings.rollback.replay not in _CAPTURING:
+        return Check(name, Outcome.PASSED, "writes are not captured here")
+    limit = kept_wal_limit(connections.database)
+    if limit is None:
+        wanted = f"{connections.settings.rollback.maximum_wal_gb:g}GB"
+        return Check(
+            name,
+            Outcome.WARNING,
+            "the server keeps any amount of WAL for captured writes, should nobody end the capture",
+            f"Set max_slot_wal_keep_size = {wanted} on the server.",
+        )
+    return Check(name, Outcome.PASSED, f"the server keeps {limit} of WAL for them at most")
 
 
 def prepare_rollback(connections: Connections, copy: RestoredDatabase, *, keep: bool) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -55,13 +55,17 @@ def quote_loss(connections: Connections, backup_id: str) -> tuple[TableLoss, ...
             captured = CapturedWrites(live, capture, names, left_out=own_tables(connections))
             written = count_writes(captured, skipped)
         with reading(live):
-            asked = _Asked(live, manifest, skipped, restored_snapshot(connections, manifest), names, written)
+            emptied: Collection[Table] = ()
+            if written is None:
+                emptied = history.deleted_from(live, manifest.fingerprint.migrations)
+            snapshot = restored_snapshot(connections, manifest)
+            asked = _Asked(live, manifest, skipped, snapshot, emptied, names, written)
             rows = live.execute(_TABLES).fetchall()
             own = own_tables(connections)
             losses = [
                 asked.loss((one[0], one[1]), one[2], has_key=one[3]) for one in rows if (one[0], one[1]) not in own
             ]
-    return tuple(loss for loss in losses if loss.rows or loss.cannot_replay or loss.obscured)
+    return tuple(loss for loss in losses if loss.rows or loss.cannot_replay or loss.obscured or loss.revives)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class _Asked:
     manifest: BackupManifest
     skipped: Collection[int]
     snapshot: str
+    emptied: Collection[Table]
     names: OldNames
     written: Mapping[Table, Written] | None
 
@@ -83,11 +88,14 @@ class _Asked:
         changed = touched_by(self.live, table, self.skipped) if self.written is None or not has_key else 0
         if known is None and now:
             cannot = "the table was made after the backup"
-        elif not has_key and changed:
+        elif not has_key and (changed or table in self.emptied):
             cannot = "nothing tells its rows apart, and a migration has changed it"
         # A table made since is in no capture that could be read through the old schema.
         counted = self._counted(then) if known is not None else None
         written = counted or self._estimated(table, now, before)
+        revives = table in self.emptied and known is not None and not cannot
+        if revives:
+            written = replace(written, deleted=0)
         return TableLoss(
             table=name,
             rows_now=now,
@@ -98,6 +106,7 @@ class _Asked:
             is_exact=self.written is not None and has_key and known is not None,
             cannot_replay=cannot,
             obscured=changed if self.written is None and not cannot else 0,
+            revives=revives,
         )
 
     def _counted(self, table: Table) -> Written | None:

@@ -121,6 +121,7 @@ class LastWrites:
                 target,
                 self._names,
                 skipped=self._skipped,
+                emptied=self._emptied,
                 left_out=own_tables(connections),
             )
         self._method = ReplayMethod.SLOT if capture is not None else ReplayMethod.DIFFERENCE
@@ -149,12 +150,25 @@ class LastWrites:
     def carry(self) -> None:
         """Replay the last writes, now that nobody writes any more; then sequences, and what no key finds."""
         self.catch_up()
-        left = self._match_keyless() if self._method is ReplayMethod.SLOT else self._left_behind()
-        self.replay = finished(self._connections, self._live, self._target, self._method, left)
+        is_captured = self._method is ReplayMethod.SLOT
+        left = self._match_keyless() if is_captured else self._left_behind()
+        revived = () if is_captured else self._revived(left)
+        replay = finished(self._connections, self._live, self._target, self._method, left)
+        self.replay = replay.model_copy(update={"revived": revived})
         self._stack.close()
+
+    def _revived(self, left: Collection[str]) -> tuple[str, ...]:
+        """Return the tables in which no deletion was replayed, because migrations have deleted rows as well."""
+        own = own_tables(self._connections)
+        emptied = {self._names.table(one) for one in self._emptied() if one not in own}
+        names = sorted(self._target.name_of(one) for one in emptied if one in self._target.columns)
+        return tuple(name for name in names if name not in left)
 
     def _skipped(self) -> frozenset[int]:
         return self._history.transactions(self._live, self._manifest.fingerprint.migrations)
+
+    def _emptied(self) -> frozenset[Table]:
+        return self._history.deleted_from(self._live, self._manifest.fingerprint.migrations)
 
     def _match_keyless(self) -> tuple[str, ...]:
         """Carry what was updated and deleted in tables without a key, which the slot does not tell."""
@@ -172,14 +186,14 @@ class LastWrites:
 
     def _left_behind(self) -> tuple[str, ...]:
         """Return the tables without a key that a migration changed: they are as they were in the backup."""
-        skipped = self._skipped()
+        skipped, emptied = self._skipped(), self._emptied()
         with reading(self._live):
             return tuple(
                 self._target.name_of(one.table)
                 for one in shared_tables(self._live, self._target, self._names)
                 if not one.key
                 and one.table not in own_tables(self._connections)
-                and touched_by(self._live, one.live, skipped)
+                and (one.live in emptied or touched_by(self._live, one.live, skipped))
             )
 
     def _has_changed(self, table: Table) -> bool:
@@ -223,6 +237,11 @@ def in_words(replay: Replay | None, *, since: str = "the backup") -> str:
     words = f"{rows} rows written since {since} were replayed"
     if replay.quarantined:
         words += f", {replay.quarantined} did not fit and are in {replay.quarantine_file}"
+    if replay.revived:
+        words += (
+            f"; rows that were deleted since came back, because a migration has deleted some, too: "
+            f"{', '.join(replay.revived)}"
+        )
     if replay.left_behind:
         words += f"; as before, because nothing tells their rows apart: {', '.join(replay.left_behind)}"
     return words

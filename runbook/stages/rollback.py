@@ -194,8 +194,13 @@ class RollbackPlan:
             for loss in self.data_loss
             if loss.obscured
         ]
+        revived = [
+            f"  - of {loss.table} what was deleted since comes back: a migration has deleted rows there as well"
+            for loss in self.data_loss
+            if loss.revives
+        ]
         aside = "  - rows that do not fit the restored schema are put aside in a file"
-        return [head, *written, *lost, *obscured, aside]
+        return [head, *written, *lost, *obscured, *revived, aside]
 
 
 def plan_rollback(connections: Connections, request: RollbackRequest) -> RollbackPlan:

@@ -13,6 +13,9 @@ from deployments.cli import cli
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = (
+    "app:deploy",
+    "app:logs",
+    "app:ls",
     "deploy",
     "deploy:checklist",
     "deploy:rollback",

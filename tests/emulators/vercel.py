@@ -53,6 +53,10 @@ class Backend(Protocol):
         """Run a commit; return a name for it and the host and port of its private URL."""
         ...
 
+    def wake(self, name: str) -> str:
+        """Make sure that it answers, as every deployment of Vercel does; return the host and port of its URL."""
+        ...
+
     def serve(self, name: str) -> None:
         """Let the production domain lead there."""
         ...
@@ -76,10 +80,15 @@ class Nowhere:
         self.served: str | None = None
         self._lines = lines or []
         self._counts = counts or {}
+        self._urls: dict[str, str] = {}
 
     def build(self, git_sha: str, version: str) -> tuple[str, str]:
         self.built += 1
-        return str(self.built), f"shop-{git_sha[:9]}-{self.built}.vercel.app"
+        self._urls[str(self.built)] = f"shop-{git_sha[:9]}-{self.built}.vercel.app"
+        return str(self.built), self._urls[str(self.built)]
+
+    def wake(self, name: str) -> str:
+        return self._urls[name]
 
     def serve(self, name: str) -> None:
         self.served = name
@@ -104,6 +113,9 @@ class Served:
     def build(self, git_sha: str, version: str) -> tuple[str, str]:
         release = self._host.stage(git_sha, version)
         return release.release_id, urlsplit(release.url).netloc
+
+    def wake(self, name: str) -> str:
+        return urlsplit(self._host.warm(name).url).netloc
 
     def serve(self, name: str) -> None:
         self._host.promote(name)
@@ -376,6 +388,8 @@ class VercelEmulator(Emulator):
             takes = self._takes_traffic_when_built or (deployment.assigns and self.assigns)
             if deployment.state == "READY" and deployment.target == "production" and takes:
                 self._lead(deployment)
+        if deployment.state == "READY":
+            deployment.url = self.backend.wake(deployment.backend)
         return Reply(200, self._whole(deployment))
 
     def _events(self, call: Call, name: str) -> Reply:

@@ -401,6 +401,33 @@ def test_without_pending_migrations_the_database_is_left_alone(deploying: Deploy
     assert "migration" not in deploying.world.calls
 
 
+def test_the_application_alone_is_released_without_tests_backup_and_migration_and_the_report_says_so(
+    deploying: Deploying,
+) -> None:
+    deploying.world.pending = ()
+    request = DeployRequest("main", "CI is down", "somebody", application_only=True)
+    report = deploy(deploying.connections, request, Stages(deploying.world).all())
+    assert (deploying.world.served, report.success, report.state) == (NEW, True, FinalState.VERIFIED)
+    assert [step.step for step in report.steps] == [
+        "Stage 1: Pre-Deployment Validation",
+        "Stage 5: Staging",
+        "Stage 5: Smoke Tests in Private",
+        "Stage 5: Promotion",
+        "Stage 6: Validation",
+        "Stage 6: Watch",
+        "Final State",
+    ]
+    assert report.findings == ("neither tested nor backed up: the application alone was to be released",)
+    assert deploying.world.captures == ["an earlier one"]
+
+
+def test_the_application_alone_is_refused_while_a_migration_is_pending(deploying: Deploying) -> None:
+    request = DeployRequest("main", "CI is down", "somebody", application_only=True)
+    with pytest.raises(RefusedError, match=r"not applied yet: to release the application alone would break it"):
+        deploy(deploying.connections, request, Stages(deploying.world).all())
+    assert (deploying.world.served, deploying.connections.store.history()) == (OLD, [])
+
+
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("stage", BEFORE_PROMOTION)
 @pytest.mark.parametrize("when", ["breaks_before", "breaks_after"])

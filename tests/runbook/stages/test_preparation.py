@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from runbook.clients.embedded_postgres import EmbeddedPostgres
 from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RefusedError, TransientError
+from runbook.rules.checklist import Outcome
 from runbook.settings import ReplayMethod, RollbackSettings
 from runbook.stages.backup import create_backup, prove_by_copy
 from runbook.stages.preparation import (
+    check_bound,
     end_preparations,
     expire_preparations,
     preparations,
@@ -115,3 +119,23 @@ def test_a_server_that_cannot_capture_makes_the_backup_all_the_same(shop: Connec
     finally:
         execute(shop.database.url, f"ALTER DATABASE {shop.database.name} OWNER TO CURRENT_USER")
         execute(shop.database.url, "REASSIGN OWNED BY lowly TO CURRENT_USER", "DROP OWNED BY lowly", "DROP ROLE lowly")
+
+
+def test_a_server_that_keeps_any_amount_of_wal_for_a_forgotten_capture_is_warned_of(
+    postgres: EmbeddedPostgres, connections: Connections
+) -> None:
+    assert check_bound(connections).detail == "the server keeps 10GB of WAL for them at most"
+    execute(postgres.url(), "ALTER SYSTEM SET max_slot_wal_keep_size = -1", "SELECT pg_reload_conf()")
+    try:
+        while query(postgres.url(), "SHOW max_slot_wal_keep_size") != [("-1",)]:  # the server reads it in its own time
+            time.sleep(0.01)
+        check = check_bound(connections)
+        assert (check.outcome, check.action) == (
+            Outcome.WARNING,
+            "Set max_slot_wal_keep_size = 10GB on the server.",
+        )
+        rollback = RollbackSettings(replay=ReplayMethod.DIFFERENCE)
+        compared = connections.settings.model_copy(update={"rollback": rollback})
+        assert check_bound(replace(connections, settings=compared)).outcome is Outcome.PASSED
+    finally:
+        execute(postgres.url(), "ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")

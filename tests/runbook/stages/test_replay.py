@@ -21,6 +21,7 @@ from runbook.clients.write_capture import captures, end_capture
 from runbook.connections import Connections
 from runbook.settings import ReplayMethod, RollbackSettings
 from runbook.stages.backup import create_backup
+from runbook.stages.quote import quote_loss
 from runbook.stages.replay import replay_writes
 from runbook.stages.restore import Swap, restore_beside, swap_in
 from tests.runbook.helpers import execute, query
@@ -282,3 +283,22 @@ def test_a_row_that_does_not_fit_is_put_aside_with_the_reason(shop: Connections,
         (299, "v", 299)
     ]  # of one the order is gone
     assert swapped.replay.quarantined == 2
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("how", ["DELETE FROM orders WHERE id <= 100", "TRUNCATE lines, orders"])
+def test_rows_that_a_migration_has_deleted_come_back_by_comparing_and_it_is_said_what_else_does(
+    shop: Connections, how: str, *, alone: bool
+) -> None:
+    connections = by_method(shop, ReplayMethod.DIFFERENCE)
+    text = f"{how};\n" + ("CREATE INDEX CONCURRENTLY late ON orders (total);" if alone else "")
+    backup_id, url = migrated(connections, text, alone=alone)  # the application has deleted order 7 before
+    execute(url, "INSERT INTO orders (code, total) VALUES ('after', 2)", "DELETE FROM readings WHERE id = 1")
+    (quoted,) = [loss for loss in quote_loss(connections, backup_id) if loss.table == "public.orders"]
+    swapped = roll_back(connections, backup_id)
+    assert query(url, "SELECT count(*) FROM orders WHERE id <= 300") == [(300,)]
+    assert query(url, "SELECT count(*) FROM orders WHERE code = 'after'") == [(1,)]
+    assert swapped.replay is not None
+    assert "public.orders" in swapped.replay.revived
+    assert (quoted.revives, quoted.deleted) == (True, 0)
+    assert query(url, "SELECT count(*) FROM readings") == [(200 if how.startswith("TRUNCATE") else 199,)]
