@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 from blocks.backup_store import FolderBackupStore
 from blocks.github import GitHubRepository
@@ -23,7 +24,8 @@ from blocks.vercel import VercelProject
 from runbook.clients.channels import LogChannel
 from runbook.clients.git import Repository
 from runbook.connections import Connections
-from runbook.errors import InvalidInputError
+from runbook.errors import InvalidInputError, RunbookError, TransientError
+from runbook.rules.checklist import Check, Outcome
 from runbook.rules.identifiers import check_environment_name
 from runbook.settings import Settings
 
@@ -34,11 +36,15 @@ class Environment(Block):
     _block_type_name = "Runbook Environment"
     _block_type_slug = "runbook-environment"
     _description = "Settings of an environment and the database, application host and backup store it is made of."
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/c771bb53894c877e169c8db158c5598558b8f175-24x24.svg"
+    )
+    _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
 
     settings: Settings = Field(description="What the runbook has to know about this environment.")
-    database: PostgresDatabase
-    host: LocalApplicationHost | VercelProject
-    store: FolderBackupStore | S3BackupStore
+    database: PostgresDatabase = Field(description="The application's database.")
+    host: LocalApplicationHost | VercelProject = Field(description="What releases run on.")
+    store: FolderBackupStore | S3BackupStore = Field(description="Keeps backups, journals and the records of runs.")
     second_store: FolderBackupStore | S3BackupStore | None = Field(
         default=None, description="Keeps a copy of every backup elsewhere; best with another provider."
     )
@@ -63,6 +69,30 @@ class Environment(Block):
             channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
             run_url=_run_url(),
         )
+
+    def check(self) -> tuple[Check, ...]:
+        """Ask everything that the environment is made of whether it can be used; one check for each block."""
+        asked: dict[str, Callable[[], str]] = {
+            "database": self.database.check,
+            "application host": self.host.check,
+            "backup store": self.store.check,
+        }
+        if self.second_store is not None:
+            asked["second backup store"] = self.second_store.check
+        if self.restore_points is not None:
+            asked["restore points"] = self.restore_points.check
+        if (github := self.github) is not None:
+            asked["GitHub"] = lambda: github.check(self.settings.name)
+        return tuple(_answered(name, question) for name, question in asked.items())
+
+
+def _answered(name: str, question: Callable[[], str]) -> Check:
+    try:
+        return Check(name, Outcome.PASSED, question())
+    except TransientError as error:
+        return Check(name, Outcome.COULD_NOT_RUN, str(error))
+    except RunbookError as error:
+        return Check(name, Outcome.FAILED, str(error))
 
 
 def _run_url() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 
 from runbook.clients.neon import API_URL, NeonRestorePoints, NeonSettings
 
@@ -16,6 +16,8 @@ class NeonProject(Block):
     _block_type_name = "Neon Project"
     _block_type_slug = "neon-project"
     _description = "Makes an instant restore point, a branch or a snapshot of Neon, beside every backup."
+    _logo_url = HttpUrl("https://neon.com/favicon/favicon.png")
+    _documentation_url = HttpUrl("https://neon.com/docs/introduction/branch-restore")
 
     api_key: SecretStr = Field(description="API key of Neon that may change this project.")
     project_id: str = Field(description="Id of the project, such as shiny-wind-028834.")
@@ -29,5 +31,15 @@ class NeonProject(Block):
 
     def get_client(self) -> NeonRestorePoints:
         """Return the client of this project; `InvalidInputError` when a field cannot be right."""
-        settings = NeonSettings(self.project_id, self.branch, self.kind, self.api_url)
+        saved = self._block_document_name
+        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
+        settings = NeonSettings(self.project_id, self.branch, self.kind, self.api_url, block)
         return NeonRestorePoints(settings, self.api_key)
+
+    def check(self) -> str:
+        """Return what was found there: project, branch, how far back it can be restored.
+
+        Raises:
+            ServiceError: in words a person can act on: which block, and what it lacks.
+        """
+        return self.get_client().check()

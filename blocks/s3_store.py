@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from prefect.blocks.core import Block
-from prefect_aws import AwsCredentials
-from pydantic import Field, model_validator
+from prefect_aws import AwsCredentials, S3Bucket
+from pydantic import Field, HttpUrl, model_validator
 
 from runbook.clients.backup_store import BackupStore
 from runbook.clients.s3_errors import s3_errors
@@ -23,6 +23,8 @@ class S3BackupStore(Block):
     _block_type_name = "S3 Backup Store"
     _block_type_slug = "s3-backup-store"
     _description = "Backups and the records of runs in a bucket of S3, or of a service that speaks its protocol."
+    _logo_url = S3Bucket._logo_url  # pyright: ignore[reportPrivateUsage] - how a block is presented
+    _documentation_url = HttpUrl("https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock.html")
 
     # Not an `S3Bucket`: its credentials are of two kinds, and Prefect's server answers 500 about the schema of a block,
     # such as an environment with two stores, that has such a choice in it twice.
@@ -63,6 +65,16 @@ class S3BackupStore(Block):
         """
         lock = ObjectLock(self.lock_mode, self.lock_days) if self.lock_mode and self.lock_days else None
         return BackupStore(S3Store(self._connect(), self.bucket, self.folder, lock))
+
+    def check(self) -> str:
+        """Return where the backups are, after writing there and reading it back.
+
+        Raises:
+            ServiceError: in words a person can act on: the bucket, the keys or what they may not do.
+        """
+        store = self.get_client()
+        store.check()
+        return f"{store.place} can be written and read"
 
     def _connect(self) -> S3Client:
         credentials = self.credentials

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import sys
 
 import click
 
-from deployments.runs import connect, run_here
+from deployments.runs import connect, reach_prefect, run_here
 
 _environment = click.option("--environment", default="local", show_default=True, help="Name of the environment.")
 _reason = click.option("--reason", required=True, help="Why; it is recorded.")
@@ -50,6 +51,21 @@ def status(environment: str) -> None:
         click.echo(
             f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"
         )
+
+
+@click.command("environment:check")
+@_environment
+def check(environment: str) -> None:
+    """Ask everything that an environment is made of whether it can be used: keys, ids, permissions, versions."""
+    reach_prefect()
+    from blocks.environment import load_environment
+    from runbook.rules.checklist import Outcome
+
+    checks = load_environment(environment).check()
+    for found in checks:
+        click.echo(f"{found.outcome:<14} {found.name:<20} {found.detail}")
+    if any(found.outcome is not Outcome.PASSED for found in checks):
+        sys.exit(1)
 
 
 @click.command("deploy:unlock")
@@ -98,4 +114,4 @@ def recover(environment: str) -> None:
             click.echo(f"  {finding}")
 
 
-COMMANDS = (status, unlock, release, confirm, recover)
+COMMANDS = (check, status, unlock, release, confirm, recover)

@@ -36,10 +36,15 @@ def run_deployment(flow: str, environment: str, parameters: Mapping[str, object]
 
 def connect(environment: str) -> Connections:
     """Return the clients of a registered environment."""
-    os.environ.update(_prefect_environment() | _QUIET)
+    reach_prefect()
     from blocks.environment import load_environment
 
     return load_environment(environment).connect()
+
+
+def reach_prefect() -> None:
+    """Let this process talk to the Prefect server of the command line; before anything of Prefect is imported."""
+    os.environ.update(_prefect_environment() | _QUIET)
 
 
 def require_identity_file(connections: Connections, *, is_encrypted: bool, identity_file: str | None) -> str | None:
@@ -51,7 +56,7 @@ def require_identity_file(connections: Connections, *, is_encrypted: bool, ident
 
 def run_here(flow: str, **parameters: object) -> Any:  # noqa: ANN401 - whatever the flow returns
     """Run a flow in this process, with bars in the terminal, and return its result; the server keeps its record."""
-    os.environ.update(_prefect_environment() | _QUIET)
+    reach_prefect()
     from importlib import import_module
 
     with progress_bars():

@@ -45,6 +45,8 @@ _Found = TypeVar("_Found")
 class NeonSettings:
     """Which branch of which project is live, by name or id, and what a point of it is: a branch or a snapshot.
 
+    `block` is what messages call the form with the key.
+
     Raises:
         InvalidInputError: the id cannot be one, or the API key would travel in clear.
     """
@@ -53,6 +55,7 @@ class NeonSettings:
     branch: str
     kind: Literal["branch", "snapshot"] = "branch"
     api_url: str = API_URL
+    block: str = "block Neon Project"
 
     def __post_init__(self) -> None:
         if _ID.fullmatch(self.project_id) is None:
@@ -70,7 +73,7 @@ class NeonRestorePoints:
     def __init__(self, settings: NeonSettings, api_key: SecretStr, patience: Patience | None = None) -> None:
         self._settings = settings
         self._patience = patience or Patience()
-        self._api = NeonApi(settings.api_url, settings.project_id, api_key, self._patience)
+        self._api = NeonApi(settings.api_url, settings.project_id, api_key, self._patience, block=settings.block)
 
     def __repr__(self) -> str:
         return f"NeonRestorePoints({self._settings!r})"

@@ -25,10 +25,6 @@ __all__ = ["Branch", "Endpoint", "NeonApi", "Operation", "Project", "Snapshot"]
 _PORT = 5432
 _EAGER_S = 10.0  # so long it is looked often: the application may be waiting
 _FINISHED, _FAILED = {"finished", "skipped"}, {"failed", "error", "cancelled"}
-_HINTS = {
-    401: "The API key is wrong, revoked or expired: put a valid one into the block.",
-    403: "The API key may not do this: use one that may change the project.",
-}
 
 
 class Project(Answer):
@@ -136,7 +132,7 @@ class NeonApi:
     and `RejectedError` when it says no; the message has Neon's own words and the id of the request.
     """
 
-    def __init__(self, url: str, project_id: str, key: SecretStr, patience: Patience) -> None:
+    def __init__(self, url: str, project_id: str, key: SecretStr, patience: Patience, *, block: str) -> None:
         self._project_id = project_id
         self._patience = patience
         self._http = HttpApi(
@@ -145,7 +141,10 @@ class NeonApi:
                 url=f"{url.rstrip('/')}/projects/{project_id}",
                 key=key,
                 words=_words,
-                hints=_HINTS,
+                hints={
+                    401: f"The API key is wrong, revoked or expired: put a valid one into the {block}.",
+                    403: f"The API key of the {block} may not do this: it needs to be one that may change the project.",
+                },
                 nothing_done=frozenset({423, 429, 503}),
             ),
             patience,

@@ -21,6 +21,7 @@ COMMANDS = (
     "deploy:rollback",
     "deploy:rollback:undo",
     "deploy:status",
+    "environment:check",
     "db:backup",
     "db:backup:production",
     "db:backup:verify",
