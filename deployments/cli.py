@@ -2,6 +2,7 @@
 
 `runbook deploy:checklist -- --environment=production` works with and without the `--` that npm wants.
 Exit codes: 0 done; 1 the run failed or refused, its log says which; 2 wrong usage; 3 refused before a run was started.
+Diagnostics: 0 fine; 5 a warning; 6 something could not be looked at; 7 critical.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from pathlib import Path
 
 import click
 
-from deployments import application_commands, database_commands, environment_commands, migration_commands
+from deployments import (
+    application_commands,
+    database_commands,
+    environment_commands,
+    migration_commands,
+    monitoring_commands,
+)
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
@@ -128,6 +135,7 @@ for _command in (
     *database_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *migration_commands.COMMANDS,
+    *monitoring_commands.COMMANDS,
 ):
     cli.add_command(_command)
 

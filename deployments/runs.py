@@ -19,6 +19,7 @@ import click
 from runbook.progress import listening
 
 if TYPE_CHECKING:
+    from runbook.clients.postgres import Database
     from runbook.connections import Connections
 
 LOCAL_ROOT = Path(".runbook") / "local"
@@ -45,6 +46,14 @@ def connect(environment: str) -> Connections:
 def reach_prefect() -> None:
     """Let this process talk to the Prefect server of the command line; before anything of Prefect is imported."""
     os.environ.update(_prefect_environment() | _QUIET)
+
+
+def connect_database(environment: str) -> Database:
+    """Return the client of a registered environment's database alone; nothing else of it has to work."""
+    os.environ.update(_prefect_environment() | _QUIET)
+    from blocks.environment import load_environment
+
+    return load_environment(environment).database.get_client()
 
 
 def require_identity_file(connections: Connections, *, is_encrypted: bool, identity_file: str | None) -> str | None:

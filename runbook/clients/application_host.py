@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
+
+from runbook.rules.infrastructure import Resources
 
 
 class ReleaseState(StrEnum):
@@ -68,6 +70,15 @@ class RequestMetrics:
     def error_rate_pct(self) -> float:
         """Errors in percent of requests (0-100); 0 when there were no requests."""
         return 100.0 * self.errors / self.requests if self.requests else 0.0
+
+
+@runtime_checkable
+class ShowsResources(Protocol):
+    """A host that runs releases on machines that it can look at; not every host does."""
+
+    def resources(self, release_id: str) -> Resources:
+        """Return what a release and its machine have used up to now."""
+        ...
 
 
 class ApplicationHost(Protocol):

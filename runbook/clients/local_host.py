@@ -33,6 +33,7 @@ from runbook.clients.local_host_process import kill_strays, stop_groups
 from runbook.clients.local_host_release import recorded_processes
 from runbook.clients.process_id import ProcessId
 from runbook.errors import RejectedError, StageError, TransientError
+from runbook.rules.infrastructure import Resources
 
 __all__ = ["LocalHost", "LocalHostConfig"]
 
@@ -216,6 +217,11 @@ class LocalHost:
         Counts are kept for an hour and start anew with the daemon.
         """
         return RequestMetrics(**self._ask("GET", "/metrics", {"release_id": release_id, "since": since.isoformat()}))
+
+    def resources(self, release_id: str) -> Resources:
+        """Return what a release and this machine have used up to now."""
+        answer = self._ask("GET", "/resources", {"release_id": release_id})
+        return Resources(**answer | {"at": datetime.fromisoformat(answer["at"])})
 
     def variable_lengths(self) -> Mapping[str, int | None]:
         """Return the names in app.env and how long each value is."""

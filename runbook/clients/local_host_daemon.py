@@ -43,6 +43,7 @@ from runbook.clients.local_host_files import (
 from runbook.clients.local_host_process import listening_socket
 from runbook.clients.local_host_proxy import Proxy, RequestCounts
 from runbook.clients.local_host_releases import Releases
+from runbook.clients.local_host_resources import used_resources
 from runbook.clients.local_host_trial import Trials
 from runbook.clients.process_id import current_process
 from runbook.errors import RejectedError, RunbookError, StageError, TransientError
@@ -92,6 +93,7 @@ class Admin:
                 act("/trial", lambda q: self._trials.end(_given(q, "trial_id")), "DELETE"),
                 act("/logs", self._logs),
                 Route("/metrics", self._metrics, methods=["GET"]),
+                act("/resources", self._resources),
                 act("/variables", lambda _: {name: len(value) for name, value in read_variables(self._root).items()}),
                 act("/shutdown", stop_all, "POST"),
             ],
@@ -107,6 +109,11 @@ class Admin:
             self._root / "logs" / f"{release_id}.log", since=_time(since) if since else None, limit=int(limit)
         )
         return [{"at": line.at.isoformat(), "level": line.level, "message": line.message} for line in lines]
+
+    def _resources(self, query: Mapping[str, str]) -> dict[str, Any]:
+        release = self._releases.find(_given(query, "release_id"))
+        used = used_resources(release.process, self._root)
+        return asdict(used) | {"at": used.at.isoformat()}
 
     async def _begin_trial(self, request: Request) -> JSONResponse:
         # In the body, because a URL may be logged; a database's holds its password.

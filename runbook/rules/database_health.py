@@ -35,6 +35,7 @@ LIMITS = {
 }
 _ENOUGH_BLOCKS = 100_000
 _MUCH_BLOAT_BYTES = 100 * _MIB
+_SLOT_OF_THE_RUNBOOK = "It captures what a rollback has to keep; `runbook deploy:confirm` gives it up."
 _OURS = ("mantis-runbook", "pg_dump", "pg_restore")
 _NOT_NEEDED = frozenset(
     {
@@ -79,7 +80,9 @@ def database_findings(state: DatabaseState) -> list[Finding]:
                 "replication_lag_s",
                 lags,
                 "Look at network and load of the replica; read from the primary meanwhile.",
-                nothing=f"{len(state.replication.replicas)} replicas, none with a lag",
+                nothing=f"{len(state.replication.replicas)} replicas, none with a lag"
+                if state.replication.replicas
+                else "no replica",
             )
         )
         found += _of_slots(state.replication.slots)
@@ -157,7 +160,9 @@ def _of_slots(slots: tuple[Slot, ...]) -> list[Finding]:
             "replication slots",
             LIMITS["retained_wal_bytes"].health(slot.retained_bytes),
             f"{name} keeps {size_in_words(slot.retained_bytes)} of WAL",
-            f"Let its reader catch up; if there is none any more: SELECT pg_drop_replication_slot('{slot.name}')",
+            _SLOT_OF_THE_RUNBOOK
+            if slot.name.startswith("runbook_")
+            else f"Let its reader catch up; if there is none any more: SELECT pg_drop_replication_slot('{slot.name}')",
         )
     ]
 

@@ -12,10 +12,12 @@ from pydantic import SecretStr
 from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
 from runbook.errors import RejectedError
 
+NOTHING = RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
+
 
 @dataclass
 class MemoryHost:
-    """Every release is ready at once; nothing is ever requested from it.
+    """Every release is ready at once; of each it has counted `counted` and logged `lines`, nothing by default.
 
     A question named in `breaks` is answered by that error.
     """
@@ -25,6 +27,8 @@ class MemoryHost:
     variables: dict[str, int | None] = field(default_factory=dict[str, int | None])
     pinned: str | None = None
     breaks: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    counted: RequestMetrics = NOTHING
+    lines: list[LogLine] = field(default_factory=list[LogLine])
 
     @property
     def public_url(self) -> str:
@@ -80,10 +84,12 @@ class MemoryHost:
         yield ""
 
     def logs(self, release_id: str, *, since: datetime | None = None, limit: int = 100) -> Sequence[LogLine]:
-        return []
+        self._answer("logs")
+        return [line for line in self.lines if since is None or line.at >= since][-limit:]
 
     def metrics(self, release_id: str, *, since: datetime) -> RequestMetrics:
-        return RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
+        self._answer("metrics")
+        return self.counted
 
     def variable_lengths(self) -> Mapping[str, int | None]:
         self._answer("variable_lengths")

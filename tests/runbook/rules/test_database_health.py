@@ -218,6 +218,16 @@ def test_a_slot_that_lost_its_wal_is_critical_whatever_it_keeps() -> None:
     assert overall(found) is Health.CRITICAL
 
 
+def test_a_slot_of_the_runbook_is_not_to_be_dropped_by_hand() -> None:
+    slots = (Slot("runbook_backup_20250104_120000", False, "reserved", 2 * GIB),)
+    found = next(
+        one for one in database_findings(replace(NOTHING, replication=Replication((), slots))) if "slot" in one.name
+    )
+    assert found.health is Health.WARNING
+    assert "deploy:confirm" in found.action
+    assert "pg_drop_replication_slot" not in found.action
+
+
 def test_pages_with_wrong_checksums_are_critical() -> None:
     found = database_findings(replace(NOTHING, totals=replace(COUNTED, checksum_failures=1)))
     assert overall(found) is Health.CRITICAL
