@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from runbook.rules.drills import duration_in_words
-from runbook.rules.health_findings import Finding, Health, by_runbook
+from runbook.rules.health_findings import Finding, Health, actions_where_needed, by_runbook
 from runbook.rules.normal import Normal
 from runbook.rules.samples import Sample
 from runbook.rules.thresholds import Action, Severity, Signals, decide, severity
@@ -44,7 +44,7 @@ def application_findings(samples: Mapping[str, Sample], normals: Mapping[str, No
         detail = f"{duration_in_words(p95.value)}{_compared(p95, normals)}"
         found.append(Finding("response time p95", by_runbook("response_time_p95_s", p95.value), detail, _SLOW_ACTION))
         found.append(_slowdown(p95, normals.get("response_time_p95_s")))
-    return found
+    return actions_where_needed(found)
 
 
 def signals(samples: Mapping[str, Sample], normals: Mapping[str, Normal]) -> Signals | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from runbook.rules.database_state import PREPARED, DatabaseState, Session, Sessions, Slot, Storage, Totals
 from runbook.rules.drills import duration_in_words
-from runbook.rules.health_findings import Finding, Health, Limit, by_runbook
+from runbook.rules.health_findings import Finding, Health, Limit, actions_where_needed, by_runbook
 from runbook.rules.sizes import size_in_words
 
 _MIB, _GIB = 2**20, 2**30
@@ -90,7 +90,7 @@ def database_findings(state: DatabaseState) -> list[Finding]:
         found += _of_totals(state.totals)
     if state.storage is not None:
         found += _of_storage(state.storage)
-    return found
+    return actions_where_needed(found)
 
 
 def unreachable(error: Exception) -> list[Finding]:

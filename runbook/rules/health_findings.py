@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runbook.rules.thresholds import AlertLevel, alert_level
@@ -52,6 +52,11 @@ def overall(findings: Iterable[Finding]) -> Health:
         finding.health for finding in findings if finding.is_needed or finding.health is not Health.COULD_NOT_RUN
     ]
     return max(counted, key=lambda health: health.urgency, default=Health.COULD_NOT_RUN)
+
+
+def actions_where_needed(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings with what to do only where something is to be done."""
+    return [replace(one, action="") if one.health is Health.FINE else one for one in findings]
 
 
 def most_urgent_first(findings: Iterable[Finding]) -> list[Finding]:

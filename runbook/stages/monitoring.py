@@ -23,7 +23,7 @@ from runbook.rules.database_health import database_findings, unreachable
 from runbook.rules.database_samples import database_samples
 from runbook.rules.database_state import Missing
 from runbook.rules.error_signatures import ErrorGroup, group_errors, is_error
-from runbook.rules.health_findings import Finding, Health, by_runbook, overall
+from runbook.rules.health_findings import Finding, Health, actions_where_needed, by_runbook, overall
 from runbook.rules.infrastructure import Resources, resource_samples
 from runbook.rules.normal import SAME_HOURS, Normal, normal, rates
 from runbook.rules.samples import METRICS, TOTAL, Sample, sample
@@ -121,7 +121,7 @@ def measure(
     found.samples = _fullest_disk(found.samples)
     normals = _measure_against_history(connections, at, found)
     samples = {one.metric: one for one in found.samples}
-    findings = [*application_findings(samples, normals), *found.findings]
+    findings = actions_where_needed([*application_findings(samples, normals), *found.findings])
     return Measurement(
         environment=settings.name,
         at=at,

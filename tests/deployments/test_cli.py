@@ -37,6 +37,13 @@ COMMANDS = (
     "db:migrations",
     "db:rehearse",
     "db:baseline",
+    "db:health",
+    "db:status",
+    "db:slow-queries",
+    "db:connections",
+    "monitoring:errors",
+    "monitoring:performance",
+    "monitoring:metrics",
     "local:up",
     "local:down",
 )

@@ -17,7 +17,7 @@ NOTHING = RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
 
 @dataclass
 class MemoryHost:
-    """Every release is ready at once; of each it has counted `counted` and logged `lines`, nothing by default.
+    """Every release is ready at once; of each it has counted `measured` and logged `lines`, nothing by default.
 
     A question named in `breaks` is answered by that error.
     """
@@ -27,7 +27,7 @@ class MemoryHost:
     variables: dict[str, int | None] = field(default_factory=dict[str, int | None])
     pinned: str | None = None
     breaks: dict[str, Exception] = field(default_factory=dict[str, Exception])
-    counted: RequestMetrics = NOTHING
+    measured: RequestMetrics = NOTHING
     lines: list[LogLine] = field(default_factory=list[LogLine])
 
     @property
@@ -89,7 +89,7 @@ class MemoryHost:
 
     def metrics(self, release_id: str, *, since: datetime) -> RequestMetrics:
         self._answer("metrics")
-        return self.counted
+        return self.measured
 
     def variable_lengths(self) -> Mapping[str, int | None]:
         self._answer("variable_lengths")

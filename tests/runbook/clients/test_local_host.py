@@ -455,6 +455,18 @@ def test_the_proxy_passes_requests_and_answers_through(host: LocalHost, reposito
     assert (counted.requests, counted.errors) == (6, 1), "an answer cut short is an error"
 
 
+def test_the_use_of_the_machine_by_a_release_is_counted(host: LocalHost, repository: Repository) -> None:
+    release = host.stage(repository.commit(APP), "1")
+    before, after = host.resources(release.release_id), host.resources(release.release_id)
+    assert before.processes >= 1
+    assert before.memory_bytes > 1_000_000
+    assert after.at > before.at
+    assert after.cpu_s >= before.cpu_s > 0
+    assert 0 < after.disk_usage_pct <= 100
+    with pytest.raises(RejectedError, match="knows no release"):
+        host.resources("unknown")
+
+
 def test_the_admin_interface_wants_its_token_and_its_own_name(host: LocalHost, root: Path) -> None:
     address = json.loads((root / "host.json").read_text())
     url, token = address["admin_url"] + "/releases", f"Bearer {address['token']}"

@@ -45,12 +45,12 @@ def findings(measurement: Measurement) -> Mapping[str, Finding]:
 
 
 def application(connections: Connections, counted: RequestMetrics = BUSY) -> Measurement:
-    host_of(connections).counted = counted
+    host_of(connections).measured = counted
     return measure(connections, sources=[Source.APPLICATION])
 
 
 def test_application_and_database_are_measured_at_once(connections: Connections) -> None:
-    host_of(connections).counted = BUSY
+    host_of(connections).measured = BUSY
     found = measure(connections, window=timedelta(minutes=10), pause_s=0)
     values = {metric: one.value for metric, one in found.samples.items()}
     assert values["error_rate_pct"] == 1
@@ -111,7 +111,7 @@ def test_errors_in_the_log_are_grouped_without_their_values(connections: Connect
 
 
 def test_a_database_that_is_gone_is_critical_and_the_rest_is_still_measured(connections: Connections) -> None:
-    host_of(connections).counted = BUSY
+    host_of(connections).measured = BUSY
     gone = replace(connections, database=Database("postgresql://nobody@127.0.0.1:1/shop"))
     found = measure(gone, pause_s=0)
     assert findings(found)["connectivity"].health is Health.CRITICAL
@@ -123,7 +123,7 @@ def test_a_database_that_is_gone_is_critical_and_the_rest_is_still_measured(conn
 def test_a_host_that_does_not_answer_is_a_finding_and_the_database_is_still_measured(
     connections: Connections, question: str
 ) -> None:
-    host_of(connections).counted = BUSY
+    host_of(connections).measured = BUSY
     host_of(connections).breaks[question] = TransientError("the host is away")
     found = measure(connections, pause_s=0)
     assert found.health is Health.COULD_NOT_RUN
@@ -156,7 +156,7 @@ def test_more_than_twice_the_normal_is_a_warning_once_there_is_a_normal(connecti
 
 
 def test_what_is_recorded_becomes_rates_and_a_past(connections: Connections) -> None:
-    host_of(connections).counted = BUSY
+    host_of(connections).measured = BUSY
     first = measure(connections, sources=[Source.APPLICATION, Source.DATABASE])
     assert "database_transactions_per_s" not in first.samples
     record(connections, first)
@@ -174,7 +174,7 @@ def test_the_machine_of_the_release_is_measured_where_the_host_shows_it(connecti
     at = datetime.now(UTC)
     before = Resources(at, 2, 10, 1_000_000, 0, 2, 100, 40, 88, 0)
     after = replace(before, at=at + timedelta(seconds=1), cpu_s=11, machine_cpu_s=102)
-    host = HostWithMachine(known=host_of(connections).known, active_id="r1", counted=BUSY, looks=[before, after])
+    host = HostWithMachine(known=host_of(connections).known, active_id="r1", measured=BUSY, looks=[before, after])
     found = measure(replace(connections, host=host), sources=[Source.INFRASTRUCTURE], pause_s=0)
     assert found.samples["application_cpu_pct"].value == 50
     assert found.samples["disk_usage_pct"].value == 88
