@@ -122,12 +122,14 @@ def drop_kept(connections: Connections, kept: KeptDatabase) -> None:
 def swapped_at(connections: Connections, undone: RollbackReport, name: str) -> int:
     """Return the number of the transaction by which a rollback swapped the database `name` out.
 
-    Where the report does not say it, it is that which changed the kept database last: its renaming.
+    Where the report does not say it, it is that which changed the kept database last: its renaming. Of a branch it is
+    that which opened the live one, before it took its place.
     """
     if undone.swap_transaction is not None:
         return undone.swap_transaction
+    changed = name if connections.database.branch(name) is None else connections.database.name
     with connections.database.connect(MAINTENANCE_DATABASE) as connection:
-        return last_renamed(connection, name)
+        return last_renamed(connection, changed)
 
 
 def may_carry(connections: Connections, kept: KeptDatabase) -> bool:

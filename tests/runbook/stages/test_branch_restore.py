@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -16,10 +16,10 @@ from runbook.clients.http_api import Patience
 from runbook.clients.neon import NeonRestorePoints, NeonSettings
 from runbook.connections import Connections
 from runbook.errors import RefusedError, StageError
-from runbook.reports import RollbackScope
+from runbook.reports import FinalState, RollbackReport, RollbackScope
 from runbook.settings import ReplayMethod
 from runbook.stages.backup import create_backup, verify_backup
-from runbook.stages.kept import drop_kept, kept_databases, require_kept, swap_back
+from runbook.stages.kept import drop_kept, kept_databases, require_kept, swap_back, swapped_at
 from runbook.stages.recovery import clean_up, has_swapped
 from runbook.stages.replay import replay_writes
 from runbook.stages.restore import RestoredDatabase, Swap, restore_replacement, swap_in, undo_swap
@@ -31,6 +31,25 @@ from tests.runbook.stages.test_replay import SHOP, contents, migrated, writing
 
 SMOKE = '[[request]]\nname = "home"\npath = "/"\n'
 QUICK = Patience(answer_s=20, pause_s=0.005, poll_s=0.002, finish_s=30)
+
+ROLLBACK = RollbackReport(
+    environment="test",
+    timestamp=datetime(2026, 1, 1, 12, tzinfo=UTC),
+    scope=RollbackScope.DB_ONLY,
+    backup_id=None,
+    reason="bad",
+    triggered_by="somebody",
+    approved_by="somebody",
+    from_git_sha=None,
+    to_git_sha=None,
+    to_version=None,
+    duration=1,
+    success=True,
+    state=FinalState.VERIFIED,
+    findings=(),
+    error=None,
+    steps=(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +128,8 @@ def test_a_migration_is_gone_and_the_writes_through_its_schema_stay(shop: Connec
 def test_the_branch_that_was_replaced_can_be_put_back(shop: Connections) -> None:
     backup_id, url = migrated(shop, "ALTER TABLE orders ADD COLUMN currency text NOT NULL DEFAULT 'EUR'")
     swapped = roll_back(shop, backup_id)
+    recovered = ROLLBACK.model_copy(update={"kept_database": swapped.kept, "swap_transaction": None})
+    assert swapped_at(shop, recovered, swapped.kept) == swapped.transaction
     later = replace(shop, database=replace(shop.database, stamp="20260101_130000_000001"))
     again = swap_back(later, require_kept(later, swapped.kept))
     assert query(url, "SELECT code FROM orders WHERE currency = 'EUR' AND code IN ('before')") == [("before",)]
