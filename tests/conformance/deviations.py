@@ -43,6 +43,12 @@ DEVIATIONS = [
         "GitHub says the status in all its refusals, the document only in those that are not about validation",
     ),
     Deviation(
+        "sentry",
+        ".*",
+        "answer: status (208|4..)$",
+        "the types of the client have the first success alone; docs.sentry.io has 208 for a release that is there",
+    ),
+    Deviation(
         "vercel",
         "POST /v13/deployments",
         r"request: Additional properties are not allowed \('autoAssignCustomDomains' was unexpected\)$",

@@ -16,6 +16,16 @@ const LIBRARIES = {
     const endpoint = (name) => name.split(".").reduce((found, part) => found[part], octokit.rest);
     return { ...octokit.rest, paginate: (name, options) => octokit.paginate(endpoint(name), options) };
   },
+  sentry: async () => {
+    const calls = await load("@sentry/api/dist/index.js");
+    const of = { baseUrl: url, headers: { Authorization: `Bearer ${key}` } };
+    const called = (call) => async (options) => {
+      const { data, error, response } = await call({ ...options, ...of });
+      if (error) throw Object.assign(new Error(JSON.stringify(error)), { status: response.status });
+      return data;
+    };
+    return Object.fromEntries(Object.entries(calls).map(([name, call]) => [name, called(call)]));
+  },
   vercel: async () => {
     const { Vercel } = await load("@vercel/sdk/esm/index.js");
     return new Vercel({ serverURL: url, bearerToken: key });

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.contracts import Contract
-from tests.conformance.installed import MODULES
+from tests.conformance.installed import HERE, MODULES
 from tests.conformance.openapi import JSON, Operations, pruned, read
 
-VENDORED = Path(__file__).parent / "specs"
+_VENDORED = HERE / "specs"
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Service:
 
 _GITHUB = "/repos/{owner}/{repo}"
 _NEON = "/projects/{project_id}"
+_SENTRY = "/organizations/{organization_id_or_slug}"
 _ROLLING = "/v1/projects/{idOrName}/rolling-release"
 _BRANCH = f"{_NEON}/branches/{{branch_id}}"
 
 SERVICES = {
     "github": Service(
-        VENDORED / "github.json",
+        _VENDORED / "github.json",
         {
             f"{_GITHUB}/branches/{{branch}}": ["get"],
             f"{_GITHUB}/rules/branches/{{branch}}": ["get"],
@@ -76,9 +77,23 @@ SERVICES = {
         },
         root="/api/v2",
     ),
+    # What the client in TypeScript knows of the API. It is under FSL-1.1-Apache-2.0: made anew each time, not copied.
+    "sentry": Service(
+        HERE / "sentry_document.mjs",
+        {
+            f"{_SENTRY}/releases/": ["get", "post"],
+            f"{_SENTRY}/releases/{{version}}/": ["get", "put"],
+            f"{_SENTRY}/releases/{{version}}/deploys/": ["get", "post"],
+            f"{_SENTRY}/issues/": ["get"],
+            f"{_SENTRY}/events-timeseries/": ["get"],
+            f"{_SENTRY}/sessions/": ["get"],
+        },
+        root="/api/0",
+        refusal={"type": "object"},
+    ),
     # What the SDK knows of the API, which is under Apache-2.0: the document that it is generated from is in no package.
     "vercel": Service(
-        Path(__file__).with_name("vercel_document.mjs"),
+        HERE / "vercel_document.mjs",
         {
             "/v7/deployments": ["get"],
             "/v13/deployments": ["post"],
