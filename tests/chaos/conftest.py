@@ -11,7 +11,7 @@ from deployments.local import LocalEnvironment
 from tests.chaos.shop import Shop
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shop]:
     root = tmp_path_factory.mktemp("chaos")
     local = LocalEnvironment(root / "environment", root / "repository")
@@ -23,7 +23,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shop]:
         local.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def traffic(shop: Shop) -> Generator[Traffic]:
     """Reads and orders all the time, 40 a second."""
     with Traffic(shop.public_url) as traffic:

@@ -25,9 +25,7 @@ from tests.chaos.shop import Run, Shop, check, recovered, wait_for, wait_for_ent
 ENTRIES = {Run.DEPLOY: 13, Run.FULL: 11, Run.APP_ONLY: 7, Run.DB_ONLY: 9}
 REPLAYS = (Run.FULL, Run.DB_ONLY)
 SAMPLE = {
-    (Run.DEPLOY, 10, 0.0, ReplayMethod.SLOT),
     (Run.FULL, 4, 0.1, ReplayMethod.SLOT),
-    (Run.APP_ONLY, 2, 0.0, ReplayMethod.SLOT),
     (Run.DB_ONLY, 5, 0.0, ReplayMethod.DIFFERENCE),
 }
 POINTS = [

@@ -18,6 +18,9 @@ from deployments.demo.facts import served_version
 from deployments.demo.repository import build_repository
 from deployments.local import PROJECT, LocalEnvironment
 from runbook.clients.local_host import LocalHost
+from tests.preloaded import Preloaded
+
+_IMPORTS = ("prefect.cli", "deployments.cli", "flows.deploy", "flows.rollback", "flows.recover", "flows.database_migrate")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Platform:
     """The environment and ways to use it as CI would."""
 
     local: LocalEnvironment
+    commands: Preloaded
 
     @property
     def host(self) -> LocalHost:
@@ -57,17 +61,18 @@ class Platform:
 
     def start(self, deployment: str, **parameters: object) -> subprocess.Popen[str]:
         """`prefect deployment run ... --watch`, without waiting for it."""
-        argv = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
-        argv += ["--params", json.dumps(parameters), "--watch"]
-        return subprocess.Popen(
-            argv,
-            env=self.local.prefect_environment(),
-            cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        argv = ["prefect", "deployment", "run", deployment, "--params", json.dumps(parameters), "--watch"]
+        return self.commands.start(*argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def runbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`runbook ...`, as a person types it."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.commands.start("deployments.cli", *arguments, cwd=self.local.root, **pipes) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=120)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def api(self, path: str, body: dict[str, object], *, attempts: int = 10) -> list[dict[str, Any]]:
         """Ask the Prefect server; as Prefect's own client does, again while its database is busy."""
@@ -79,19 +84,24 @@ class Platform:
         return response.json()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
     root = tmp_path_factory.mktemp("platform")
     local = LocalEnvironment(root / "environment", root / "repository")
     build_repository(local.repository)
     try:
         local.up()
-        yield Platform(local)
+        environment = local.prefect_environment() | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+        commands = Preloaded(root, _IMPORTS, environment | {"PYTHONPATH": str(PROJECT)})
+        try:
+            yield Platform(local, commands)
+        finally:
+            commands.stop()
     finally:
         local.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def released(platform: Platform) -> Platform:
     """v1 is released."""
     outcome = platform.run("deploy/local", git_ref="v1", triggered_by="tests")
@@ -100,12 +110,12 @@ def released(platform: Platform) -> Platform:
     return platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def project() -> Path:
     return PROJECT
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inline(platform: Platform) -> Generator[Callable[..., str]]:
     """Run a flow of `flows` against the platform's server from one warm process; return how its run failed."""
     code = (

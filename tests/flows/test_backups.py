@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from deployments.local import PROJECT
 from tests.flows.conftest import Platform
 from tests.runbook.helpers import execute
 
@@ -20,14 +17,6 @@ from tests.runbook.helpers import execute
 def shop(platform: Platform) -> Platform:
     execute(platform.local.database_url, "CREATE TABLE IF NOT EXISTS parcels AS SELECT generate_series(1, 40) AS n")
     return platform
-
-
-def runbook(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "deployments.cli", *arguments]
-    environment = platform.local.prefect_environment() | {"PYTHONPATH": str(PROJECT)}
-    return subprocess.run(
-        argv, env=environment, cwd=platform.local.root, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def artifact(platform: Platform, key: str) -> dict[str, Any]:
@@ -43,7 +32,7 @@ def progress(platform: Platform, of: str) -> list[float]:
 
 def back_up(platform: Platform) -> str:
     """Make a backup with `runbook db:backup`; return its id."""
-    done = runbook(platform, "db:backup", "--reason=before the big change")
+    done = platform.runbook("db:backup", "--reason=before the big change")
     assert done.returncode == 0, done.stderr
     match = re.fullmatch(
         r"(backup_\d{8}_\d{6})  verified +[\d,]+ bytes  restored in \d+\.\d s +before the big change\n", done.stdout
@@ -78,21 +67,21 @@ def test_a_backup_in_the_terminal_is_in_the_servers_records_too(shop: Platform) 
 
 
 def test_the_backups_are_listed_verified_and_pinned_in_the_terminal(shop: Platform, backup_id: str) -> None:
-    proven = runbook(shop, "db:backup:verify", f"--backup-id={backup_id}", "--level=sample")
+    proven = shop.runbook("db:backup:verify", f"--backup-id={backup_id}", "--level=sample")
     assert proven.returncode == 0, proven.stderr
     assert "restored into a scratch database; schema, row counts and checksums are equal" in proven.stdout
-    assert runbook(shop, "db:backup:pin", f"--backup-id={backup_id}", "--reason=keep it").returncode == 0
-    assert "pinned: keep it" in runbook(shop, "db:backups").stdout
-    manifests = json.loads(runbook(shop, "db:backups", "--json").stdout)
+    assert shop.runbook("db:backup:pin", f"--backup-id={backup_id}", "--reason=keep it").returncode == 0
+    assert "pinned: keep it" in shop.runbook("db:backups").stdout
+    manifests = json.loads(shop.runbook("db:backups", "--json").stdout)
     assert [one["verification"]["level"] for one in manifests if one["backup_id"] == backup_id] == ["sample"]
-    plan = runbook(shop, "db:backup:prune")
+    plan = shop.runbook("db:backup:prune")
     assert plan.returncode == 0
     assert "pinned: keep it" in plan.stdout
     assert "Nothing was removed. Pass --yes" in plan.stdout
 
 
 def test_an_unknown_backup_is_refused_with_3(shop: Platform) -> None:
-    done = runbook(shop, "db:backup:verify", "--backup-id=backup_20010101_000000")
+    done = shop.runbook("db:backup:verify", "--backup-id=backup_20010101_000000")
     assert done.returncode == 3
     assert "backup_id: 'backup_20010101_000000' is not acceptable" in done.stderr
 
@@ -120,4 +109,4 @@ def test_retention_is_planned_by_default_and_removes_nothing(shop: Platform, bac
     assert (outcome.exit_code, outcome.state) == (0, "COMPLETED"), outcome.output
     rows = json.loads(artifact(shop, "backup-retention-local")["data"])
     assert backup_id in [row["backup"] for row in rows if row["decision"] == "keep"]
-    assert f"{backup_id}  " in runbook(shop, "db:backups").stdout
+    assert f"{backup_id}  " in shop.runbook("db:backups").stdout

@@ -17,7 +17,7 @@ from tests.chaos.test_kill_matrix import ENTRIES
 from tests.flows.test_recovery import CANCEL, TERMINATE, stop
 
 if TYPE_CHECKING:
-    from conftest import Platform
+    from tests.flows.conftest import Platform
 
 _ENDED_WITHIN_S = 150
 POINTS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Platform
-from tests.flows.test_backups import artifact, runbook
+from tests.flows.test_backups import artifact
 from tests.runbook.helpers import commit, execute, git, query
 
 
@@ -43,8 +43,8 @@ def exists(released: Platform) -> bool:
 def test_a_dry_run_changes_nothing_then_the_migration_is_applied_then_it_is_a_baseline(
     released: Platform, branch: str
 ) -> None:
-    assert runbook(released, "db:backup").returncode == 0
-    dry = runbook(released, "db:migrate", "--dry-run", f"--git-ref={branch}")
+    assert released.runbook("db:backup").returncode == 0
+    dry = released.runbook("db:migrate", "--dry-run", f"--git-ref={branch}")
     assert dry.returncode == 0, dry.stderr
     assert "migrations/0099_parcel_kinds.sql:1  CREATE TABLE parcel_kinds" in dry.stdout
     assert "- down scripts: restores" in dry.stdout
@@ -54,27 +54,27 @@ def test_a_dry_run_changes_nothing_then_the_migration_is_applied_then_it_is_a_ba
     rows = json.loads(artifact(released, "migration-plan-local")["data"])
     assert rows[-1]["file"] == "migrations/0099_parcel_kinds.sql:1"
     assert set(rows[-1]) >= {"statement", "locks", "rewrites", "predicted (s)"}
-    listed = runbook(released, "db:migrations", f"--git-ref={branch}")
+    listed = released.runbook("db:migrations", f"--git-ref={branch}")
     assert "0099_parcel_kinds                        pending" in listed.stdout
-    done = runbook(released, "db:migrate", f"--git-ref={branch}", "--reason=more kinds")
+    done = released.runbook("db:migrate", f"--git-ref={branch}", "--reason=more kinds")
     assert done.returncode == 0, done.stderr
     assert "applied: " in done.stdout
     assert exists(released)
     states = {
         row["name"]: row["state"]
-        for row in json.loads(runbook(released, "db:migrations", f"--git-ref={branch}", "--json").stdout)
+        for row in json.loads(released.runbook("db:migrations", f"--git-ref={branch}", "--json").stdout)
     }
     assert states["0099_parcel_kinds"] == "applied"
     assert "# Database migrated, VERIFIED" in artifact(released, "migrate-summary-local")["data"]
-    assert "nothing is pending" in runbook(released, "db:migrate", f"--git-ref={branch}").stdout
+    assert "nothing is pending" in released.runbook("db:migrate", f"--git-ref={branch}").stdout
     execute(released.local.database_url, "DELETE FROM schema_migrations WHERE migration_name = '0099_parcel_kinds'")
-    shown = runbook(released, "db:baseline", "--migration=0099_parcel_kinds", f"--git-ref={branch}")
+    shown = released.runbook("db:baseline", "--migration=0099_parcel_kinds", f"--git-ref={branch}")
     assert "Nothing was written" in shown.stdout
-    said = runbook(released, "db:baseline", "--migration=0099_parcel_kinds", f"--git-ref={branch}", "--yes")
+    said = released.runbook("db:baseline", "--migration=0099_parcel_kinds", f"--git-ref={branch}", "--yes")
     assert "1 marked as applied" in said.stdout, said.stderr
-    assert "nothing is pending" in runbook(released, "db:migrate", f"--git-ref={branch}").stdout
+    assert "nothing is pending" in released.runbook("db:migrate", f"--git-ref={branch}").stdout
 
 
 def test_an_unknown_migration_is_refused_with_3(released: Platform, branch: str) -> None:
-    done = runbook(released, "db:migrate", "--migration=0100_gone", f"--git-ref={branch}")
+    done = released.runbook("db:migrate", "--migration=0100_gone", f"--git-ref={branch}")
     assert (done.returncode, "migration: '0100_gone' is not acceptable" in done.stderr) == (3, True)

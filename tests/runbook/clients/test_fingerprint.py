@@ -59,7 +59,7 @@ def test_a_database_that_has_everything_comes_back_equal(postgres: EmbeddedPostg
 
 
 @settings(
-    max_examples=10,
+    max_examples=5,
     derandomize=True,
     deadline=None,
     database=None,

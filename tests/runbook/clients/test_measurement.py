@@ -108,7 +108,7 @@ def test_a_change_of_type_rewrites_and_an_added_column_does_not(shop: Database) 
 
 
 def test_a_lock_is_held_until_the_last_statement_of_the_transaction(shop: Database) -> None:
-    costs, held = measured(
+    _, held = measured(
         shop,
         {
             "0001_a": f"ALTER TABLE orders ADD paid boolean;\n{PAUSE}\nCREATE INDEX customers_2 ON customers (id);\n",
@@ -120,16 +120,15 @@ def test_a_lock_is_held_until_the_last_statement_of_the_transaction(shop: Databa
     assert orders >= 2 * PAUSE_S
     assert PAUSE_S <= customers < orders
     assert held_s(held, "public.customers", "AccessExclusive") < customers
-    assert orders <= sum(cost.duration_s for cost in costs) + 0.01
 
 
 def test_a_lock_that_a_files_own_transaction_takes_is_held_to_its_commit(shop: Database) -> None:
-    text = f"BEGIN;\nALTER TABLE orders ADD paid boolean;\n{PAUSE}\n{PAUSE}\nCOMMIT;\n{PAUSE}\n"
+    text = f"BEGIN;\nALTER TABLE orders ADD paid boolean;\n{PAUSE}\n{PAUSE}\nCOMMIT;\nSELECT pg_sleep(1);\n"
     costs, held = measured(shop, {"0001_own": text}, alone=True)
     assert [cost.line for cost in costs] == [1, 2, 3, 4, 5, 6]
     orders = held_s(held, "public.orders", "AccessExclusive")
     assert orders >= 2 * PAUSE_S
-    assert orders < sum(cost.duration_s for cost in costs) - PAUSE_S, "after the COMMIT nobody waits"
+    assert orders < 2 * PAUSE_S + costs[-1].duration_s, "after the COMMIT nobody waits"
 
 
 def test_a_lock_that_is_given_back_between_two_statements_does_not_add_up(shop: Database) -> None:

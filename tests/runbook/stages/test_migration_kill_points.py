@@ -34,12 +34,12 @@ from tests.runbook.helpers import execute, query
 from tests.runbook.stages.migrations import with_settings
 
 _number = count(1)
-FILES = 20
+FILES = 12
 KINDS = ("transactional", "index", "own transaction", "enum", "data")
 
 
 def script(number: int) -> str:
-    """One of twenty files: each writes each of its rows into the ledger once, and waits at points with a number."""
+    """One of twelve files: each writes each of its rows into the ledger once, and waits at points with a number."""
     row, wait = f"INSERT INTO ledger VALUES ({number}, %d);\n", f"SELECT pg_sleep(0.05) /* point {number}.%d */;\n"
     kind = KINDS[number % 5]
     if kind == "transactional":

@@ -265,7 +265,7 @@ def _statement(draw: st.DrawFn) -> str:
     return draw(_BLANK).join(words.split(" ")) if "'" not in words and "$" not in words else words
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(
         st.tuples(st.lists(_statement(), min_size=1, max_size=6), _BLANK, st.sampled_from(["", ";", ";\n"])),
@@ -312,7 +312,6 @@ def read(folder: Path, pattern: str) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.glob(pattern))}
 
 
-@pytest.mark.xdist_group("real migration sets")
 def test_dotted_versions_in_two_halves(make_pair: Callable[..., Pair], packages: Path, tmp_path: Path) -> None:
     """procrastinate: `03.04.00_01_pre_name.sql`, functions and triggers."""
     files = read(packages / "procrastinate" / "sql" / "migrations", "*.sql")
@@ -324,7 +323,7 @@ def test_dotted_versions_in_two_halves(make_pair: Callable[..., Pair], packages:
     pair.assert_equal()
 
 
-@pytest.mark.xdist_group("real migration sets")
+@pytest.mark.chaos
 def test_folders_with_timestamps(make_pair: Callable[..., Pair], packages: Path, tmp_path: Path) -> None:
     """litellm-proxy-extras: Prisma's `<timestamp>_name/migration.sql`, more than two hundred of them."""
     files = read(packages / "litellm_proxy_extras" / "migrations", "*/migration.sql")
@@ -334,7 +333,7 @@ def test_folders_with_timestamps(make_pair: Callable[..., Pair], packages: Path,
     pair.assert_equal()
 
 
-@pytest.mark.xdist_group("real migration sets")
+@pytest.mark.chaos
 def test_files_that_were_never_meant_to_run_one_after_the_other(
     make_pair: Callable[..., Pair], packages: Path, tmp_path: Path
 ) -> None:
