@@ -7,7 +7,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 CONFORMANCE ?= .conformance
 LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt)
 
-.PHONY: install demo stop test chaos conformance check bench clean
+.PHONY: install demo stop test acceptance chaos conformance check bench clean
 
 install: .venv/installed
 
@@ -25,6 +25,9 @@ stop: install
 
 test: install
 	@$(BIN)/pytest $(ARGS)
+
+acceptance: install
+	@$(BIN)/pytest tests/acceptance --numprocesses=1 -m acceptance $(ARGS)
 
 chaos: install
 	@$(BIN)/pytest tests --numprocesses=1 -m chaos $(ARGS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_TOGETHER = ("acceptance", "chaos", "flows")
+_TOGETHER = ("chaos", "flows")
 _HERE = Path(__file__).parent
 
 

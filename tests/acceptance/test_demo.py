@@ -14,6 +14,8 @@ import pytest
 
 from deployments.local import PROJECT
 
+pytestmark = pytest.mark.acceptance
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Generator[Path]:
@@ -67,7 +69,7 @@ def left_running(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(900)  # a hang is one after a quarter of an hour: it plays for minutes, beside two other tests
+@pytest.mark.timeout(900)  # a hang is one after a quarter of an hour: it plays for minutes
 @pytest.mark.usefixtures("usual_ports_taken")
 def test_the_demo_agrees_with_itself_and_leaves_nothing_running(folder: Path) -> None:
     demo = start_demo(folder)
