@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from runbook.rules.thresholds import AlertLevel, alert_level
+from runbook.rules.alerts import alert_level
+from runbook.rules.thresholds import AlertLevel
 
 
 class Health(StrEnum):

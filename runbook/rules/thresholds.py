@@ -1,4 +1,4 @@
-"""The runbook's numbers: when to roll back, how severe it is, when to raise an alert.
+"""The runbook's numbers: when to roll back, and how severe it is. Those of alerts are in `runbook.rules.alerts`.
 
 Where the runbook says two things, the safer one is taken and the lines are quoted at the rule.
 """
@@ -107,47 +107,6 @@ def severity(signals: Signals) -> Severity:
     if signals.error_rate_pct >= 1 or signals.slowdown > 1:
         return Severity.SEV3
     return Severity.SEV4
-
-
-@dataclass(frozen=True)
-class AlertRule:
-    """Two thresholds of one metric, in `unit`; both are exclusive, as printed, unless `warning_inclusive`."""
-
-    metric: str
-    unit: str
-    warning: float
-    critical: float
-    source: str
-    warning_inclusive: bool = False
-
-
-# Exactly 5 % errors: "Warning Alerts: Error rate > 5%" is silent where "Consider Rollback: Error rate 5-10%" acts.
-# Nobody considers what nobody was told, so the warning begins at 5 %.
-ALERT_RULES = (
-    AlertRule("error_rate_pct", "%", 5, 10, "Error rate > 10%; Error rate > 5%", warning_inclusive=True),
-    AlertRule("response_time_p95_s", "s", 2, 5, "Response time p95 > 5s; Response time p95 > 2s"),
-    AlertRule("database_connections_pct", "%", 75, 90, "Database connections > 90%; Database connections > 75%"),
-    AlertRule("disk_usage_pct", "%", 75, 85, "Disk usage > 85%; Disk usage > 75%"),
-)
-
-
-def alert_level(metric: str, value: float) -> AlertLevel | None:
-    """Return the alert that `value` of `metric` raises, or None. The metric's name ends in its unit.
-
-    Raises:
-        ValueError: no such metric, or a value that is negative, not finite, or over 100 %.
-
-    Source: runbook, "Alert Thresholds".
-    """
-    rule = next((rule for rule in ALERT_RULES if rule.metric == metric), None)
-    if rule is None:
-        raise ValueError(f"no alert rule for {metric!r}; there are {', '.join(rule.metric for rule in ALERT_RULES)}")
-    _check_number(metric, value, 100 if rule.unit == "%" else math.inf)
-    if value > rule.critical:
-        return AlertLevel.CRITICAL
-    if value > rule.warning or (rule.warning_inclusive and value == rule.warning):
-        return AlertLevel.WARNING
-    return None
 
 
 def _check_number(name: str, value: float, highest: float) -> None:
