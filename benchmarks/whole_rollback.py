@@ -132,7 +132,7 @@ def _connections(local: LocalEnvironment) -> Connections:
     settings = local.settings.model_copy(
         update={
             "tests": (),
-            "watch": local.settings.watch.model_copy(update={"duration_s": _WATCHED_S, "minimum_requests": 5}),
+            "watch": local.settings.watch.model_copy(update={"duration_s": _WATCHED_S}),
             "rollback": local.settings.rollback.model_copy(update={"watch_s": _WATCHED_S}),
         }
     )

@@ -17,6 +17,7 @@ from runbook.errors import InvalidInputError
 from runbook.manifest import DumpFormat, VerificationLevel
 from runbook.rules.identifiers import check_environment_name, check_identifier, check_recipient
 from runbook.rules.lint import Severity
+from runbook.rules.maintenance import MaintenanceWindow
 from runbook.rules.migration_files import Irregularity
 
 
@@ -157,8 +158,14 @@ class BackupSettings(_Section):
         return timedelta(hours=self.rollback_deadline_h)
 
 
+_Path = Annotated[str, Field(pattern=r"^/[^\s\x00-\x1f\x7f]*$")]
+
+
 class WatchSettings(_Section):
-    """How long a release is watched after it got the traffic, and how often."""
+    """How long a release is watched after it got the traffic, how often, and what may be done about it.
+
+    First by the deploy itself, then, for what the runbook calls the first thirty minutes, by a run of its own.
+    """
 
     served_within_s: float = Field(
         default=10,
@@ -166,9 +173,25 @@ class WatchSettings(_Section):
         le=300,
         description="Seconds until the public URL has to serve a release that got the traffic.",
     )
-    duration_s: float = Field(default=60, gt=0, le=1800, description="Seconds a new release is watched.")
-    interval_s: float = Field(default=2, gt=0, description="Seconds between two looks.")
-    minimum_requests: int = Field(default=20, ge=1, description="Requests needed before an error rate means anything.")
+    duration_s: float = Field(default=60, gt=0, le=1800, description="Seconds a deploy watches its release.")
+    interval_s: float = Field(default=2, gt=0, description="Seconds between two looks of a deploy.")
+    first_s: float = Field(
+        default=1800, gt=0, le=3600, description="Seconds after a deploy that a run of its own watches the release."
+    )
+    first_interval_s: float = Field(default=15, gt=0, le=60, description="Seconds between two looks of that run.")
+    roll_back: bool = Field(
+        default=True,
+        description="Let that run take the application back alone, above 10 % errors and where the deploy has shown "
+        "that this works; otherwise it asks a person.",
+    )
+    page_paths: tuple[_Path, ...] = Field(
+        default=("/",), description="Pages whose load time is measured at each look; they have to be harmless."
+    )
+    login_paths: tuple[_Path, ...] = Field(
+        default=(),
+        description="Paths that answer 200 while people can log in, asked at each look; empty: those of `health_paths` "
+        "below `/auth/`.",
+    )
 
 
 class MonitoringSettings(_Section):
@@ -181,6 +204,21 @@ class MonitoringSettings(_Section):
     active_sessions_query: str = Field(
         default="",
         description="SELECT with one number, how many sessions of users are active; empty: nobody counts them.",
+    )
+
+
+class AlertSettings(_Section):
+    """What alerts are measured by, and when nobody is told of them. The thresholds are those of the runbook."""
+
+    objective_pct: float = Field(
+        default=99.9,
+        ge=90,
+        lt=100,
+        description="Percent of requests that are to be answered well; what is left is the error budget.",
+    )
+    maintenance: tuple[MaintenanceWindow, ...] = Field(
+        default=(),
+        description="Hours of every week in which nobody is told of alerts; only of their beginning and end.",
     )
 
 
@@ -270,7 +308,13 @@ class Settings(_Section):
     watch: WatchSettings = WatchSettings()
     lock: LockSettings = LockSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    alerts: AlertSettings = AlertSettings()
     rollback: RollbackSettings = RollbackSettings()
+
+    @property
+    def login_paths(self) -> tuple[str, ...]:
+        """Paths that answer 200 while people can log in."""
+        return self.watch.login_paths or tuple(path for path in self.health_paths if "/auth/" in path)
 
 
 def load_settings(path: Path) -> Settings:

@@ -72,6 +72,23 @@ class RequestMetrics:
         return 100.0 * self.errors / self.requests if self.requests else 0.0
 
 
+@dataclass(frozen=True)
+class SlowRequests:
+    """How many of the requests that were timed took longer than asked about."""
+
+    timed: int
+    slow: int
+
+
+@runtime_checkable
+class CountsSlow(Protocol):
+    """A host that keeps how long each request took; not every host does."""
+
+    def count_slow(self, release_id: str, *, since: datetime, slower_than_s: float) -> SlowRequests:
+        """Return how many requests to a release since a time took longer than so many seconds."""
+        ...
+
+
 @runtime_checkable
 class ShowsResources(Protocol):
     """A host that runs releases on machines that it can look at; not every host does."""

@@ -4,7 +4,7 @@ database/backups/<backup_id>/RESERVED        who is making it, since when; writt
 database/backups/<backup_id>/...             its files
 database/backups/<backup_id>.meta.json       its manifest, written last: without one there is no backup
 database/backups/<backup_id>.pin.json        why it is kept for ever, if it is
-logs/deploy_*.json, logs/rollback_*.json, logs/drill_*.json, logs/migrate_*.json
+logs/deploy_*.json, logs/rollback_*.json, logs/drill_*.json, logs/migrate_*.json, logs/watch_*.json
 logs/incident_*.md                           with the same time in its name as its rollback's log; people go on with it
 
 Source: runbook, "Deployment Logs".
@@ -28,6 +28,7 @@ from runbook.errors import DamagedBackupError, InvalidInputError, RefusedError, 
 from runbook.manifest import BackupManifest, Pin, StoredFile
 from runbook.reports import DeployReport, DrillReport, MigrateReport, RollbackReport
 from runbook.rules.identifiers import check_backup_id
+from runbook.watch_report import WatchReport
 
 _log = logging.getLogger(__name__)
 _BACKUPS = "database/backups/"
@@ -35,6 +36,7 @@ _META = ".meta.json"
 _PIN = ".pin.json"
 _RESERVED = "RESERVED"
 _AT_A_TIME = 8
+_AnyReport = DeployReport | RollbackReport | DrillReport | MigrateReport | WatchReport
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -253,6 +255,10 @@ class BackupStore:
         """Keep the report of a migration of the database alone; return where (`logs/migrate_*.json`)."""
         return self._write_report("migrate", report)
 
+    def write_watch(self, report: WatchReport) -> str:
+        """Keep the report of a watch; return where (`logs/watch_*.json`)."""
+        return self._write_report("watch", report)
+
     def incident(self, report: RollbackReport) -> str | None:
         """Return the incident report of a rollback as it is now, with what people wrote; None before it is opened."""
         try:
@@ -284,7 +290,7 @@ class BackupStore:
         """Return the reports of restore drills, oldest first."""
         return sorted(self._reports("drill", DrillReport), key=lambda report: report.timestamp)
 
-    def _write_report(self, kind: str, report: DeployReport | RollbackReport | DrillReport | MigrateReport) -> str:
+    def _write_report(self, kind: str, report: _AnyReport) -> str:
         key = _log_key(kind, report.timestamp, "json")
         self.objects.replace(key, _json(report))
         return f"{self.place}/{key}"

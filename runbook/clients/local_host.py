@@ -19,7 +19,7 @@ from typing import Any, cast
 import httpx
 from pydantic import SecretStr
 
-from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
+from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics, SlowRequests
 from runbook.clients.local_host_files import (
     LocalHostConfig,
     exclusive,
@@ -217,6 +217,11 @@ class LocalHost:
         Counts are kept for an hour and start anew with the daemon.
         """
         return RequestMetrics(**self._ask("GET", "/metrics", {"release_id": release_id, "since": since.isoformat()}))
+
+    def count_slow(self, release_id: str, *, since: datetime, slower_than_s: float) -> SlowRequests:
+        """Return how many of the requests timed since the second of `since` (aware) took longer than that."""
+        query = {"release_id": release_id, "since": since.isoformat(), "slower_than_s": str(slower_than_s)}
+        return SlowRequests(**self._ask("GET", "/slow", query))
 
     def resources(self, release_id: str) -> Resources:
         """Return what a release and this machine have used up to now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import os
 import secrets
 import signal
@@ -93,6 +94,7 @@ class Admin:
                 act("/trial", lambda q: self._trials.end(_given(q, "trial_id")), "DELETE"),
                 act("/logs", self._logs),
                 Route("/metrics", self._metrics, methods=["GET"]),
+                Route("/slow", self._slow, methods=["GET"]),
                 act("/resources", self._resources),
                 act("/variables", lambda _: {name: len(value) for name, value in read_variables(self._root).items()}),
                 act("/shutdown", stop_all, "POST"),
@@ -127,6 +129,12 @@ class Admin:
         since = _time(_given(request.query_params, "since"))
         return JSONResponse(asdict(self._counts.since(release.release_id, since)))
 
+    async def _slow(self, request: Request) -> JSONResponse:
+        release = self._releases.find(_given(request.query_params, "release_id"))
+        since = _time(_given(request.query_params, "since"))
+        slower_than_s = _seconds(_given(request.query_params, "slower_than_s"))
+        return JSONResponse(asdict(self._counts.slow(release.release_id, since, slower_than_s)))
+
 
 def _given(query: Mapping[str, str], name: str) -> str:
     if not query.get(name):
@@ -142,6 +150,16 @@ def _time(text: str) -> datetime:
     if at.tzinfo is None:
         raise RejectedError(f"since: {text!r} has no time zone")
     return at
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise RejectedError(f"slower_than_s: {text!r} is not a number of seconds")
+    return seconds
 
 
 def _release(release: Release | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from datetime import datetime
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
-from runbook.clients.application_host import RequestMetrics
+from runbook.clients.application_host import RequestMetrics, SlowRequests
 from runbook.clients.local_host_releases import HostedRelease, Releases
 
 _HOP_BY_HOP = frozenset(
@@ -70,8 +70,7 @@ class RequestCounts:
 
     def since(self, release_id: str, since: datetime) -> RequestMetrics:
         """Return what was counted for a release from the second of `since` on, at most an hour back."""
-        first = max(int(since.timestamp()), int(time.time()) - _KEPT_S)
-        seconds = [by_id[release_id] for at, by_id in self._seconds if at >= first and release_id in by_id]
+        seconds = self._since(release_id, since)
         latencies_s = sorted(latency_s for second in seconds for latency_s in second.latencies_s)
         return RequestMetrics(
             requests=sum(second.requests for second in seconds),
@@ -80,6 +79,15 @@ class RequestCounts:
             p95_s=_quantile(latencies_s, 0.95),
             p99_s=_quantile(latencies_s, 0.99),
         )
+
+    def slow(self, release_id: str, since: datetime, slower_than_s: float) -> SlowRequests:
+        """Return how many of the requests that were timed took longer than that; otherwise as `since`."""
+        latencies_s = [one for second in self._since(release_id, since) for one in second.latencies_s]
+        return SlowRequests(timed=len(latencies_s), slow=sum(one > slower_than_s for one in latencies_s))
+
+    def _since(self, release_id: str, since: datetime) -> list[_Second]:
+        first = max(int(since.timestamp()), int(time.time()) - _KEPT_S)
+        return [by_id[release_id] for at, by_id in self._seconds if at >= first and release_id in by_id]
 
 
 def _quantile(ascending: list[float], share: float) -> float:

@@ -33,12 +33,14 @@ from runbook.procedures.publishing import publish
 from runbook.reports import DeployReport, FinalState, RollbackVerdict, StepLog
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
+from runbook.rules.release_watch import Verdict
 from runbook.rules.smoke import SmokeTest
+from runbook.rules.thresholds import Action
 from runbook.rules.verdict import judge_rollbacks
 from runbook.stages import application, checklist, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.github_deployment import GitHubDeployment
-from runbook.stages.health import Verdict, WatchResult
+from runbook.stages.health import WatchResult
 from runbook.stages.migration_plan import applied_to, recorded_plan
 from runbook.stages.test_suite import TestReport
 
@@ -255,9 +257,9 @@ def _release(connections: Connections, stages: DeployStages, progress: _Progress
         raise StageError("validation failed: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
     watched = run("Stage 6: Watch", stages.watch_release, connections, plan, release, promoted_at)
     _log.info("%s: %s", watched.verdict, watched.detail)
-    if watched.verdict is Verdict.DEGRADED:
+    if watched.action is Action.ROLL_BACK:
         raise StageError(watched.detail)
-    if watched.verdict is Verdict.INCONCLUSIVE:
+    if watched.verdict is not Verdict.HEALTHY:
         progress.inconclusive = True
         progress.findings.append(f"watch: {watched.detail}")
     journal.write(EntryKind.PASSED)

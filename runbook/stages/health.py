@@ -6,12 +6,10 @@ Observations only; never taken from a cache. Source: runbook, "Post-Deployment V
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from pydantic import SecretStr
 
@@ -22,38 +20,33 @@ from runbook.errors import RunbookError, ServiceError
 from runbook.reports import FinalState
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
+from runbook.rules.release_watch import Verdict
 from runbook.rules.smoke import SmokeTest
-from runbook.rules.thresholds import Action, Signals, decide
+from runbook.rules.thresholds import Action
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.migration_plan import applied_to, required_migrations
 from runbook.stages.rollback import RollbackPlan
 from runbook.stages.traffic import check_active
+from runbook.stages.watch import ReleaseWatch, baseline_of, release_before, watch_until_known
 
 _log = logging.getLogger(__name__)
 
 
-class Verdict(StrEnum):
-    """What the watch found; too little traffic is its own verdict, not a good one."""
-
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    INCONCLUSIVE = "inconclusive"
-
-
 @dataclass(frozen=True)
 class WatchResult:
-    """The watch's verdict, why, and the numbers it rests on."""
+    """What the watch found, what the runbook says to do about it, why, and the numbers it rests on."""
 
     verdict: Verdict
+    action: Action
     detail: str
     metrics: RequestMetrics
 
-
-_OUTCOMES = {
-    Verdict.HEALTHY: Outcome.PASSED,
-    Verdict.INCONCLUSIVE: Outcome.COULD_NOT_RUN,
-    Verdict.DEGRADED: Outcome.FAILED,
-}
+    @property
+    def outcome(self) -> Outcome:
+        """What it means for a release that it was to pass; between good and bad nobody but a person decides."""
+        if self.action is Action.ROLL_BACK:
+            return Outcome.FAILED
+        return Outcome.PASSED if self.verdict is Verdict.HEALTHY else Outcome.COULD_NOT_RUN
 
 
 def check_health(
@@ -120,13 +113,18 @@ def check_schema(connections: Connections, git_sha: str) -> Check:
 def watch_release(connections: Connections, plan: ReleasePlan, release: Release, promoted_at: datetime) -> WatchResult:
     """Look at a release under real traffic, every few seconds for the environment's watch time.
 
-    Its own harmless requests (the GET smoke tests) go along, so that a quiet hour is not blind. Ends early when the
-    runbook's rule says to roll back. Numbers that cannot be read are no reason to roll back: without any, it is
-    inconclusive.
+    It is compared with what ran before. Ends early when the runbook's rule says to roll back. Numbers that cannot be
+    read are no reason to roll back, and none to call it healthy.
 
     Source: runbook, "What to Monitor (First 30 Minutes)" and "When to Rollback".
     """
-    return _watch(connections, plan.smoke_tests, release, promoted_at, connections.settings.watch.duration_s)
+    try:
+        before = release_before(connections, release, promoted_at)
+    except ServiceError:
+        before = None
+    baseline = baseline_of(connections, before, promoted_at)
+    duration_s = connections.settings.watch.duration_s
+    return _watch(ReleaseWatch(connections, release, promoted_at, plan.smoke_tests, baseline, duration_s))
 
 
 def probe_state(connections: Connections, git_sha: str | None) -> tuple[Check, ...]:
@@ -158,8 +156,10 @@ def verify_rollback(connections: Connections, plan: RollbackPlan) -> tuple[Check
     checks = (_active(connections, expected), *probe_state(connections, expected.git_sha), *smoke)
     if any(check.outcome is Outcome.FAILED for check in checks):
         return checks
-    watched = _watch(connections, plan.smoke_tests, expected, since, connections.settings.rollback.watch_s)
-    return (*checks, Check("error rate", _OUTCOMES[watched.verdict], watched.detail))
+    # Nothing to compare with: what ran before is what was rolled back.
+    duration_s = connections.settings.rollback.watch_s
+    watched = _watch(ReleaseWatch(connections, expected, since, plan.smoke_tests, None, duration_s))
+    return (*checks, Check("error rate", watched.outcome, watched.detail))
 
 
 def state_of(checks: tuple[Check, ...]) -> FinalState:
@@ -170,42 +170,15 @@ def state_of(checks: tuple[Check, ...]) -> FinalState:
     return FinalState.UNVERIFIED if Outcome.COULD_NOT_RUN in outcomes else FinalState.VERIFIED
 
 
-def _watch(
-    connections: Connections, smoke_tests: tuple[SmokeTest, ...], release: Release, since: datetime, duration_s: float
-) -> WatchResult:
-    watch = connections.settings.watch
-    harmless = tuple(test for test in smoke_tests if test.method == "GET")
-    deadline = time.monotonic() + duration_s
-    while True:
-        run_smoke_tests(connections.host.public_url, harmless)
-        try:
-            metrics, problem = connections.host.metrics(release.release_id, since=since), ""
-        except ServiceError as error:
-            metrics, problem = RequestMetrics(0, 0, 0, 0, 0), f"the requests could not be counted: {error}"
-        result = _judge(metrics, watch.minimum_requests)
-        left_s = deadline - time.monotonic()
-        if result.verdict is Verdict.DEGRADED or left_s <= 0:
-            return WatchResult(result.verdict, problem, metrics) if problem else result
-        time.sleep(min(watch.interval_s, left_s))
-
-
-def _judge(metrics: RequestMetrics, minimum_requests: int) -> WatchResult:
-    if metrics.requests < minimum_requests:
-        detail = f"{metrics.requests} requests are too few to judge, {minimum_requests} are needed"
-        return WatchResult(Verdict.INCONCLUSIVE, detail, metrics)
-    action = decide(Signals(error_rate_pct=metrics.error_rate_pct))
-    if action is Action.ROLL_BACK:
-        return WatchResult(Verdict.DEGRADED, f"{_words(metrics)}: the runbook says to roll back", metrics)
-    if action is Action.CONSIDER:
-        return WatchResult(Verdict.INCONCLUSIVE, f"{_words(metrics)}: the runbook says to consider a rollback", metrics)
-    return WatchResult(Verdict.HEALTHY, _words(metrics), metrics)
-
-
-def _words(metrics: RequestMetrics) -> str:
-    return (
-        f"{metrics.errors} of {metrics.requests} requests failed ({metrics.error_rate_pct:.1f} %),"
-        f" p95 {metrics.p95_s * 1000:.0f} ms"
-    )
+def _watch(watch: ReleaseWatch) -> WatchResult:
+    seen = watch_until_known(watch)
+    judged = seen.judgement
+    advice = {
+        Action.ROLL_BACK: ": the runbook says to roll back",
+        Action.CONSIDER: ": the runbook says to consider a rollback",
+        Action.MONITOR: "",
+    }
+    return WatchResult(judged.verdict, judged.action, judged.detail + advice[judged.action], seen.metrics)
 
 
 def _active(connections: Connections, expected: Release) -> Check:

@@ -12,6 +12,7 @@ from runbook.errors import RunbookError
 from runbook.journal import Entry
 from runbook.reports import DeployReport, DrillReport, MigrateReport, RollbackReport
 from runbook.rules.incident_report import Incident, deploy_taken_back, render_incident, render_update
+from runbook.watch_report import WatchReport
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,11 @@ def open_incident(connections: Connections, report: RollbackReport, entries: Seq
 def record_drill(connections: Connections, report: DrillReport) -> str:
     """Keep the report of a restore drill and return where it is (`logs/drill_*.json`)."""
     return connections.store.write_drill(report)
+
+
+def record_watch(connections: Connections, report: WatchReport) -> str:
+    """Keep the report of a watch and return where it is (`logs/watch_*.json`)."""
+    return connections.store.write_watch(report)
 
 
 def record_migrate(connections: Connections, report: MigrateReport) -> str:
