@@ -6,16 +6,25 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import application_rollback, database_backup, database_rollback, migrations, whole_rollback
+from benchmarks import (
+    application_rollback,
+    database_backup,
+    database_rollback,
+    migrations,
+    release_watch,
+    whole_rollback,
+)
 
 APPLICATION_ROUNDS = 7
 DATABASE_ROUNDS = 3
 MIGRATION_ROUNDS = 7
 WHOLE_ROUNDS = 5
+WATCHES = 1000
 
 
 def main() -> None:
     """Print the measurements as tables."""
+    _print_watch(release_watch.measure(WATCHES))
     _print_application(application_rollback.measure(APPLICATION_ROUNDS))
     _print_whole(whole_rollback.measure(WHOLE_ROUNDS))
     with tempfile.TemporaryDirectory(prefix="runbook-bench-", dir="/var/tmp") as folder:
@@ -33,6 +42,19 @@ def _print_application(result: application_rollback.Result) -> None:
     )
     print(f"{'  deployed again from its commit':<56} {result.again_s:>8.3f} s {result.slowest_again_s:>8.3f} s")
     print(f"The switch takes {result.warm_s / result.again_s:.3f} of deploying again ({APPLICATION_ROUNDS} rounds).")
+
+
+def _print_watch(rows: Sequence[release_watch.Row]) -> None:
+    print(f"{WATCHES} simulated watches of {release_watch.MINUTES} min, looked at every minute; percent of them")
+    rates = "".join(f"{rate:>7g}" for rate in release_watch.RATES)
+    print(f"  {'':<42} {'false alarm':^28}  {'10 % called healthy':^28}  {'10 % found':>10} {'3x slower':>10}")
+    print(f"  {'requests per second':<42} {rates}  {rates}  {'in 90 s':>10} {'in 3 min':>10}")
+    for row in rows:
+        false = "".join(f"{pct:>7.1f}" for pct in row.false_alarms_pct)
+        hidden = "".join(f"{pct:>7.1f}" for pct in row.called_healthy_pct)
+        slow = "-" if row.slow_in_180_s_pct is None else f"{row.slow_in_180_s_pct:.1f}"
+        print(f"  {row.rule:<42} {false}  {hidden}  {row.errors_in_90_s_pct:>10.1f} {slow:>10}")
+    print("Found in 90 s, and in 3 min: at 5 requests per second.\n")
 
 
 def _print_whole(results: Sequence[whole_rollback.Result]) -> None:

@@ -20,6 +20,7 @@ from deployments import (
     environment_commands,
     migration_commands,
     monitoring_commands,
+    watch_commands,
 )
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
@@ -136,6 +137,7 @@ for _command in (
     *environment_commands.COMMANDS,
     *migration_commands.COMMANDS,
     *monitoring_commands.COMMANDS,
+    *watch_commands.COMMANDS,
 ):
     cli.add_command(_command)
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
+from runbook.figures import BAD, GOOD, INK, QUIET, as_svg
 from runbook.reports import DrillReport
 from runbook.rules.drills import duration_in_words
 from runbook.settings import DrillSettings
@@ -20,23 +19,7 @@ from runbook.settings import DrillSettings
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType
 
-_SIZE_INCHES = (900 / 96, 500 / 96)  # CSS has 96 pixels to the inch
-_GOOD, _BAD, _QUIET, _INK = "#1f5fa8", "#c62828", "#5f6368", "#202124"
-_STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "runbook",  # the same drills give the same bytes
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _QUIET,
-    "axes.labelcolor": _QUIET,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-}
 _MANY = 60  # points that still have room beside each other
 _DATES = 6  # labels that have room beside each other
 _STEPS_DAYS = (1 / 12, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 7, 14, 28, 56, 91, 182, 365)
@@ -62,32 +45,22 @@ def drill_history(reports: Sequence[DrillReport], settings: DrillSettings) -> st
     Dashed lines are the budgets, red crosses failed drills, red points drills over a budget. The headline is about
     the last drill. The same input gives the same bytes.
     """
-    import matplotlib  # here, because it is slow: a CLI that draws nothing does not wait for it
-    from matplotlib.figure import Figure
-
     ordered = sorted(reports, key=lambda report: (report.timestamp, report.backup_id))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
+
+    def draw(figure: Figure) -> None:
         if ordered:
             _draw(figure, ordered, settings)
         else:
             _draw_nothing(figure, settings)
-        written = io.StringIO()
-        metadata = {"Title": "History of restore drills", "Date": None, "Creator": None}
-        figure.savefig(written, format="svg", metadata=metadata)
-    return written.getvalue()
 
-
-def as_data_uri(svg: str) -> str:
-    """Return the SVG as a `data:` URI, for the source of an image in a page that stands alone."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
+    return as_svg(draw, title="History of restore drills", height_px=500)
 
 
 def _draw(figure: Figure, reports: Sequence[DrillReport], settings: DrillSettings) -> None:
     text, colour = _headline(reports[-1], settings)
     figure.text(0.02, 0.935, text, fontsize=15, fontweight="bold", color=colour)
     environments = ", ".join(sorted({report.environment for report in reports}))
-    figure.text(0.02, 0.885, f"Restore drills of {environments}, times in UTC", color=_QUIET)
+    figure.text(0.02, 0.885, f"Restore drills of {environments}, times in UTC", color=QUIET)
     grid = figure.add_gridspec(2, 1, left=0.085, right=0.87, top=0.79, bottom=0.11, hspace=0.38)
     upper = figure.add_subplot(grid[0])
     lower = figure.add_subplot(grid[1], sharex=upper)
@@ -110,23 +83,23 @@ def _draw_nothing(figure: Figure, settings: DrillSettings) -> None:
         )
         if budget_s is not None
     ]
-    figure.text(0.5, 0.56, "No drill yet", fontsize=20, fontweight="bold", color=_BAD, ha="center")
+    figure.text(0.5, 0.56, "No drill yet", fontsize=20, fontweight="bold", color=BAD, ha="center")
     lines = ["Nobody knows how long a restore takes, or whether it works.", *budgets]
     for number, line in enumerate(lines):
-        figure.text(0.5, 0.48 - 0.06 * number, line, color=_QUIET, ha="center")
+        figure.text(0.5, 0.48 - 0.06 * number, line, color=QUIET, ha="center")
 
 
 def _headline(last: DrillReport, settings: DrillSettings) -> tuple[str, str]:
     on = f"Last drill, {last.timestamp.astimezone(UTC):%Y-%m-%d}"
     if not last.success:
-        return f"{on}: FAILED", _BAD
+        return f"{on}: FAILED", BAD
     took = "restored" if last.rto_s is None else f"restored in {duration_in_words(last.rto_s)}"
     budgets = {"RTO": (last.rto_s, settings.rto_budget_s), "RPO": (last.rpo_s, settings.rpo_budget_s)}
     over = [name for name, (value_s, budget_s) in budgets.items() if _is_over(value_s, budget_s)]
     if over:
-        return f"{on}: {took}, {' and '.join(over)} OVER BUDGET", _BAD
+        return f"{on}: {took}, {' and '.join(over)} OVER BUDGET", BAD
     within = [name for name, (value_s, budget_s) in budgets.items() if value_s is not None and budget_s is not None]
-    return f"{on}: {took}{', within budget' if within else ''}", _GOOD
+    return f"{on}: {took}{', within budget' if within else ''}", GOOD
 
 
 def _is_over(value_s: float | None, budget_s: float | None) -> bool:
@@ -140,14 +113,14 @@ def _draw_panel(axes: Axes, times: Sequence[float], panel: _Panel) -> None:
     values = [math.nan if value_s is None else value_s / unit_s for value_s in panel.values_s]
     late = [index for index, value_s in enumerate(panel.values_s) if _is_over(value_s, panel.budget_s)]
     size = 6 if len(times) <= _MANY else 3
-    axes.plot(times, values, "o-", color=_GOOD, linewidth=1.2, markersize=size, clip_on=False)
+    axes.plot(times, values, "o-", color=GOOD, linewidth=1.2, markersize=size, clip_on=False)
     marked = [values[index] for index in late]
-    axes.plot([times[index] for index in late], marked, "o", color=_BAD, markersize=size, clip_on=False)
+    axes.plot([times[index] for index in late], marked, "o", color=BAD, markersize=size, clip_on=False)
     axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
     last_s = panel.values_s[-1]
     last = panel.absent if last_s is None else duration_in_words(last_s)
     is_bad = last_s is None or len(times) - 1 in late
-    axes.set_title(f"last: {last}", loc="right", fontsize=11, color=_BAD if is_bad else _INK)
+    axes.set_title(f"last: {last}", loc="right", fontsize=11, color=BAD if is_bad else INK)
     axes.set_ylim(0, max(highest_s / unit_s * 1.5, 0.1))  # room above the highest for failed drills
     axes.set_ylabel(unit)
     axes.grid(axis="y", color="#e3e5e8", linewidth=0.8)
@@ -159,11 +132,11 @@ def _draw_panel(axes: Axes, times: Sequence[float], panel: _Panel) -> None:
     if not measured:
         axes.set_yticks([])
         axes.set_ylabel("")
-        axes.text(0.5, 0.3, "not measured yet", color=_QUIET, ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.3, "not measured yet", color=QUIET, ha="center", transform=axes.transAxes)
 
 
 def _draw_budget(axes: Axes, budget_s: float, unit_s: float) -> None:
-    axes.axhline(budget_s / unit_s, color=_INK, linestyle=(0, (5, 3)), linewidth=1.2)
+    axes.axhline(budget_s / unit_s, color=INK, linestyle=(0, (5, 3)), linewidth=1.2)
     height = budget_s / unit_s / axes.get_ylim()[1]
     clear_of_dates = max(height, 0.14)
     label = f"budget\n{duration_in_words(budget_s)}"
@@ -174,8 +147,8 @@ def _draw_failures(axes: Axes, times: Sequence[float]) -> None:
     if not times:
         return
     beside = axes.get_xaxis_transform()
-    axes.plot(times, [0.93] * len(times), "x", color=_BAD, markersize=8, markeredgewidth=2.2, transform=beside)
-    axes.text(1.01, 0.93, "failed", color=_BAD, va="center", transform=axes.transAxes)
+    axes.plot(times, [0.93] * len(times), "x", color=BAD, markersize=8, markeredgewidth=2.2, transform=beside)
+    axes.text(1.01, 0.93, "failed", color=BAD, va="center", transform=axes.transAxes)
 
 
 def _draw_dates(upper: Axes, lower: Axes, times: Sequence[datetime]) -> list[float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from runbook.connections import Connections
-from runbook.plots import as_data_uri, drill_history
+from runbook.figures import as_data_uri
+from runbook.plots import drill_history
 from runbook.reports import DrillReport
 from runbook.stages import drill, record
 from tasks.backup import publish_catalogue

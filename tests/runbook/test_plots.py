@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
+from runbook.figures import as_data_uri
 from runbook.manifest import VerificationLevel
-from runbook.plots import as_data_uri, drill_history
+from runbook.plots import drill_history
 from runbook.reports import DrillReport
 from runbook.settings import DrillSettings
 
