@@ -32,7 +32,7 @@ def test_what_is_left_out_is_the_careful_choice(tmp_path: Path) -> None:
     settings = load(tmp_path, LEAST)
     assert settings.health_paths == ("/api/health", "/api/health/database", "/api/auth/health")
     assert not settings.migrations.restore_on_failure, "no row is lost unless somebody allowed it"
-    assert settings.watch.minimum_requests > 1
+    assert settings.login_paths == ("/api/auth/health",)
 
 
 @pytest.mark.parametrize(

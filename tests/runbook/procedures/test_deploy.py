@@ -36,7 +36,9 @@ from runbook.rules.migration_steps import Step
 from runbook.rules.smoke import SmokeTest
 from runbook.settings import MigrationSettings, RollbackSettings, Settings
 from runbook.stages.checklist import ChecklistFailedError, ReleasePlan
-from runbook.stages.health import Verdict, WatchResult
+from runbook.rules.release_watch import Verdict
+from runbook.rules.thresholds import Action
+from runbook.stages.health import WatchResult
 from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.record import record_deploy
 from runbook.stages.restore import RestoredDatabase, Swap
@@ -277,7 +279,8 @@ class Stages:
 
     def watch_release(self, _: Connections, plan: ReleasePlan, new: Release, at: datetime) -> WatchResult:
         self.world.act("watch")
-        return WatchResult(self.world.verdict, "3 of 20 requests failed", RequestMetrics(20, 3, 0, 0, 0))
+        action = Action.ROLL_BACK if self.world.verdict is Verdict.DEGRADED else Action.MONITOR
+        return WatchResult(self.world.verdict, action, "3 of 20 requests failed", RequestMetrics(20, 3, 0, 0, 0))
 
     def probe_state(self, _: Connections, git_sha: str | None) -> tuple[Check, ...]:
         self.world.act("probe")

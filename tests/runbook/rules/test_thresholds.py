@@ -7,19 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runbook.rules.thresholds import (
-    ALERT_RULES,
-    Action,
-    AlertLevel,
-    Severity,
-    Signals,
-    alert_level,
-    decide,
-    severity,
-)
+from runbook.rules.thresholds import Action, Severity, Signals, decide, severity
 
 URGENCY = list(Action)  # least first
-ALERTS = [None, AlertLevel.WARNING, AlertLevel.CRITICAL]
 
 rates = st.floats(0, 100)
 slowdowns = st.floats(0, 100)
@@ -96,53 +86,3 @@ def test_an_impossible_error_rate_is_refused(value: float) -> None:
 def test_an_impossible_slowdown_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="slowdown"):
         Signals(0, slowdown=value)
-
-
-@pytest.mark.parametrize(
-    ("metric", "value", "expected"),
-    [
-        ("error_rate_pct", 4.999, None),
-        ("error_rate_pct", 5, AlertLevel.WARNING),  # the safer reading
-        ("error_rate_pct", 10, AlertLevel.WARNING),
-        ("error_rate_pct", 10.001, AlertLevel.CRITICAL),
-        ("response_time_p95_s", 2, None),
-        ("response_time_p95_s", 2.001, AlertLevel.WARNING),
-        ("response_time_p95_s", 5, AlertLevel.WARNING),
-        ("response_time_p95_s", 5.001, AlertLevel.CRITICAL),
-        ("database_connections_pct", 75, None),
-        ("database_connections_pct", 75.001, AlertLevel.WARNING),
-        ("database_connections_pct", 90, AlertLevel.WARNING),
-        ("database_connections_pct", 90.001, AlertLevel.CRITICAL),
-        ("disk_usage_pct", 75, None),
-        ("disk_usage_pct", 75.001, AlertLevel.WARNING),
-        ("disk_usage_pct", 85, AlertLevel.WARNING),
-        ("disk_usage_pct", 85.001, AlertLevel.CRITICAL),
-    ],
-)
-def test_alert_thresholds(metric: str, value: float, expected: AlertLevel | None) -> None:
-    assert alert_level(metric, value) is expected
-
-
-@given(st.sampled_from([rule.metric for rule in ALERT_RULES]), rates, rates)
-def test_a_higher_value_never_lowers_the_alert(metric: str, a: float, b: float) -> None:
-    assert ALERTS.index(alert_level(metric, max(a, b))) >= ALERTS.index(alert_level(metric, min(a, b)))
-
-
-@given(rates)
-def test_nothing_is_to_be_considered_without_an_alert(rate: float) -> None:
-    assert (decide(Signals(rate)) is Action.MONITOR) == (alert_level("error_rate_pct", rate) is None)
-
-
-@pytest.mark.parametrize(
-    ("metric", "value"),
-    [
-        ("disk_usage_pct", math.nan),
-        ("disk_usage_pct", -1),
-        ("disk_usage_pct", 100.5),
-        ("response_time_p95_s", math.inf),
-        ("cpu", 1),
-    ],
-)
-def test_an_impossible_metric_is_refused(metric: str, value: float) -> None:
-    with pytest.raises(ValueError, match=metric):
-        alert_level(metric, value)
