@@ -33,11 +33,11 @@ from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_files import Migration
 from runbook.rules.migration_names import Phase
 from runbook.rules.migration_steps import Step
+from runbook.rules.release_watch import Verdict
 from runbook.rules.smoke import SmokeTest
+from runbook.rules.thresholds import Action
 from runbook.settings import MigrationSettings, RollbackSettings, Settings
 from runbook.stages.checklist import ChecklistFailedError, ReleasePlan
-from runbook.rules.release_watch import Verdict
-from runbook.rules.thresholds import Action
 from runbook.stages.health import WatchResult
 from runbook.stages.migration_plan import MigrationPlan
 from runbook.stages.record import record_deploy
