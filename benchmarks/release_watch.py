@@ -133,8 +133,8 @@ def _watch(generator: np.random.Generator, rate: float, errors: float, times: fl
         taken_s = times * _MEDIAN_S * np.exp(_SIGMA * generator.standard_normal(int(number)))
         slow.append(int(np.count_nonzero(taken_s > 2 * _P95_S)))
         p95_s.append(float(np.quantile(taken_s, 0.95)) if number else 0.0)
-    totals = ([int(one) for one in np.cumsum(counted)] for counted in (requests, failed, slow))
-    return baseline, Counts(*totals, p95_s)
+    all_requests, all_failed, all_slow = ([int(one) for one in np.cumsum(of)] for of in (requests, failed, slow))
+    return baseline, Counts(all_requests, all_failed, all_slow, p95_s)
 
 
 def _pct(watches: Sequence[tuple[Baseline, Counts]], rule: Rule, is_so: Callable[[Outcome], bool]) -> float:
