@@ -40,7 +40,7 @@ _SETTINGS = (
     "wal_level=logical",
     "max_connections=200",
     "max_slot_wal_keep_size=10GB",
-    "scram_iterations=1",  # more would slow every connection down, and the password is random: there is nothing to guess
+    "scram_iterations=1",  # more would slow each connection down, and nobody guesses a random password
 )
 _START_S = 60
 _STOP_S = 60

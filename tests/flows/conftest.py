@@ -20,7 +20,14 @@ from deployments.local import PROJECT, LocalEnvironment
 from runbook.clients.local_host import LocalHost
 from tests.preloaded import Preloaded
 
-_IMPORTS = ("prefect.cli", "deployments.cli", "flows.deploy", "flows.rollback", "flows.recover", "flows.database_migrate")
+_IMPORTS = (
+    "prefect.cli",
+    "deployments.cli",
+    "flows.deploy",
+    "flows.rollback",
+    "flows.recover",
+    "flows.database_migrate",
+)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,5 @@ def ended(platform: Platform) -> list[list[object]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stage_is_tried_again_only_when_its_error_says_that_it_can_help(
-    ended: list[list[object]], case: str
-) -> None:
+def test_a_stage_is_tried_again_only_when_its_error_says_that_it_can_help(ended: list[list[object]], case: str) -> None:
     assert ended[list(CASES).index(case)] == CASES[case][1]
