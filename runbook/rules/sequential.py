@@ -89,14 +89,18 @@ class RateTest:
 
     def strongest(self) -> tuple[int, int]:
         """Return hits and trials since the moment from which the evidence is strongest."""
-        hits, trials = max(self._starts, key=self._log_wealth)
-        return max(0, self._now[0] - hits), max(0, self._now[1] - trials)
+        return self._since(max(self._starts, key=self._log_wealth))
 
     def _log_wealth(self, start: tuple[int, int]) -> float:
         """Return the wealth that was bet from a start on, spread evenly over the guesses."""
-        hits = max(0, self._now[0] - start[0])
-        misses = max(0, self._now[1] - start[1] - hits)
+        hits, trials = self._since(start)
+        misses = trials - hits
         return _log_sum([hits * hit + misses * miss for hit, miss in self._gains]) - math.log(len(self._gains))
+
+    def _since(self, start: tuple[int, int]) -> tuple[int, int]:
+        """Return hits and trials since a start; who counts may be late with either, so no more hits than trials."""
+        trials = max(0, self._now[1] - start[1])
+        return min(trials, max(0, self._now[0] - start[0])), trials
 
 
 def upper_bound(hits: float, trials: int, *, alpha: float) -> float:

@@ -119,3 +119,12 @@ def test_the_upper_bound_holds_as_the_exact_binomial_says(hits: int, misses: int
 def test_without_trials_any_rate_is_possible() -> None:
     assert upper_bound(0, 0, alpha=0.01) == 1
     assert upper_bound(3, 3, alpha=0.01) == 1
+
+
+def test_hits_that_are_counted_later_than_their_trials_belong_to_these() -> None:
+    test = RateTest(0.01, changes=3)
+    test.see(0, 1000)
+    test.allow_change()
+    test.see(300, 1000)
+    assert test.strongest() == (300, 1000)
+    assert test.shows(0.001)
