@@ -5,7 +5,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 
 # The clients and documents that services publish, of the locked versions; elsewhere to keep it between clean clones.
 CONFORMANCE ?= .conformance
-LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt)
+LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt vendor.py)
 
 .PHONY: install demo stop test acceptance chaos conformance check bench clean
 
@@ -40,6 +40,7 @@ conformance: install
 	    npm --prefix "$(CONFORMANCE)" install --ignore-scripts --no-audit --no-fund --loglevel=error && \
 	    $(BIN)/uv venv --quiet --clear --python $(BIN)/python "$(CONFORMANCE)/venv" && \
 	    $(BIN)/uv pip sync --quiet --python "$(CONFORMANCE)/venv/bin/python" tests/conformance/requirements.txt && \
+	    CONFORMANCE="$(CONFORMANCE)" $(BIN)/python -m tests.conformance.vendor slack && \
 	    echo "$$sum" > "$(CONFORMANCE)/installed"; }; }
 	@CONFORMANCE="$(CONFORMANCE)" EXCHANGES="$(EXCHANGES)" $(BIN)/pytest tests/conformance -m conformance --numprocesses=2 $(ARGS)
 

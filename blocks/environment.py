@@ -20,8 +20,9 @@ from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
 from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
+from blocks.slack import SlackNotifications
 from blocks.vercel import VercelProject
-from runbook.clients.channels import LogChannel
+from runbook.clients.channels import Channel, LogChannel
 from runbook.clients.git import Repository
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RunbookError, TransientError
@@ -54,10 +55,13 @@ class Environment(Block):
     github: GitHubRepository | None = Field(
         default=None, description="Knows whether CI and reviewers have passed a commit, and shows deployments."
     )
+    slack: SlackNotifications | None = Field(default=None, description="Tells people of every run, beside the log.")
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
         points = self.restore_points
+        log = LogChannel(Path(self.settings.records) / "logs" / "notifications.log")
+        channels: tuple[Channel, ...] = (log, self.slack.get_client()) if self.slack else (log,)
         return Connections(
             settings=self.settings,
             repository=Repository(Path(self.settings.repository)),
@@ -66,7 +70,7 @@ class Environment(Block):
             store=self.store.get_client(),
             second_store=self.second_store.get_client() if self.second_store else None,
             github=self.github.get_client() if self.github else None,
-            channels=(LogChannel(Path(self.settings.records) / "logs" / "notifications.log"),),
+            channels=channels,
             run_url=_run_url(),
         )
 
@@ -83,6 +87,8 @@ class Environment(Block):
             asked["restore points"] = self.restore_points.check
         if (github := self.github) is not None:
             asked["GitHub"] = lambda: github.check(self.settings.name)
+        if self.slack is not None:
+            asked["Slack"] = self.slack.check
         return tuple(_answered(name, question) for name, question in asked.items())
 
 

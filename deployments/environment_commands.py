@@ -68,6 +68,32 @@ def check(environment: str) -> None:
         sys.exit(1)
 
 
+@click.command("notifications")
+@_environment
+@click.option("--deliver", is_flag=True, help="Send what waits now, not with the next message.")
+@click.option("--drop", is_flag=True, help="Give up what waits.")
+def notifications(environment: str, deliver: bool, drop: bool) -> None:
+    """Show the messages that a channel has not taken yet, with the reason; each waits for up to a week."""
+    from runbook.stages.notification import deliver as send
+    from runbook.stages.notification import records_of
+
+    connections = connect(environment)
+    troubles = send(connections) if deliver else {}
+    records = records_of(connections)
+    waiting = records.waiting()
+    for one in waiting.values():
+        click.echo(f"{one.said_at:%Y-%m-%d %H:%M:%S} UTC  {one.channel}  {one.level}  {one.title}: {one.trouble}")
+    for channel, trouble in troubles.items():
+        click.echo(f"{channel} still does not take them: {trouble}", err=True)
+    if drop:
+        records.remove(waiting)
+        click.echo(f"{len(waiting)} messages are given up")
+    elif not waiting:
+        click.echo("every message was delivered")
+    if troubles:
+        sys.exit(1)
+
+
 @click.command("deploy:unlock")
 @_environment
 @_reason
@@ -114,4 +140,4 @@ def recover(environment: str) -> None:
             click.echo(f"  {finding}")
 
 
-COMMANDS = (check, status, unlock, release, confirm, recover)
+COMMANDS = (check, status, notifications, unlock, release, confirm, recover)

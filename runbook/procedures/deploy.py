@@ -39,9 +39,9 @@ from runbook.rules.thresholds import Action
 from runbook.rules.verdict import judge_rollbacks
 from runbook.stages import application, checklist, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
-from runbook.stages.github_deployment import GitHubDeployment
 from runbook.stages.health import WatchResult
 from runbook.stages.migration_plan import applied_to, recorded_plan
+from runbook.stages.showing import Showing, showing
 from runbook.stages.test_suite import TestReport
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class _Progress:
     plan: ReleasePlan
     previous: Release | None
     migrating: Migrating
-    shown: GitHubDeployment
+    shown: Showing
     release: Release | None = None
     inconclusive: bool = False
 
@@ -228,8 +228,8 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
     return _conclude(connections, stages, progress, state, None)
 
 
-def _shown(change: Change, plan: ReleasePlan) -> GitHubDeployment:
-    return GitHubDeployment(change.connections, change.journal.run, plan.git_sha, "deploy", plan.version)
+def _shown(change: Change, plan: ReleasePlan) -> Showing:
+    return showing(change.connections, change.journal.run, plan.git_sha, "deploy", plan.version)
 
 
 def _prepare(connections: Connections, stages: DeployStages, progress: _Progress) -> None:

@@ -31,10 +31,10 @@ from runbook.settings import ReplayMethod
 from runbook.stages import application, health, notification, preparation, record, recovery, replay, restore
 from runbook.stages import rollback as planning
 from runbook.stages.checklist import smoke_tests
-from runbook.stages.github_deployment import GitHubDeployment
 from runbook.stages.record import OpenedIncident
 from runbook.stages.restore import FreshDatabase, RestoredDatabase, Swap, name_to_keep
 from runbook.stages.rollback import ConsentRequest, RollbackPlan, RollbackRequest
+from runbook.stages.showing import Showing, showing
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class _Progress:
     plan: RollbackPlan
     steps: StepLog
     journal: Journal
-    shown: GitHubDeployment
+    shown: Showing
     fresh: FreshDatabase | None = None
     kept: str | None = None
     swapped: Swap | None = None
@@ -254,10 +254,10 @@ def _rollback(
     raise error
 
 
-def _shown(change: Change, plan: RollbackPlan) -> GitHubDeployment:
+def _shown(change: Change, plan: RollbackPlan) -> Showing:
     target, task = plan.target, "undo-rollback" if plan.undoes else "rollback"
-    sha, version = (target.git_sha, target.version) if target else (None, "")
-    return GitHubDeployment(change.connections, change.journal.run, sha, task, version)
+    sha, version = (target.git_sha, target.version) if target else (None, "of the database")
+    return showing(change.connections, change.journal.run, sha, task, version)
 
 
 def _by_policy(shown: RollbackPlan, error: UnansweredError) -> tuple[RollbackPlan, str]:

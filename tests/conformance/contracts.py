@@ -18,6 +18,7 @@ from tests.conformance.openapi import JSON, strict, used
 from tests.emulators.recording import Record
 
 _SERVER = "http://emulated"
+_FORM = "application/x-www-form-urlencoded"
 
 
 class _Request:
@@ -126,6 +127,11 @@ class Contract:
                 yield f"request.query: {name} is not a parameter"
         if record.body is not None and "requestBody" not in operation:
             yield "request: a body"
+        elif record.headers.get("content-type", "").startswith(_FORM):
+            members = operation["requestBody"]["content"][_FORM]["schema"]["properties"]
+            for name in dict(parse_qsl(record.body or "", keep_blank_values=True)):
+                if name not in members:
+                    yield f"request.body: {name} is not in the form"
 
     def _parameter(self, parameter: JSON) -> JSON:
         reference = parameter.get("$ref", "")

