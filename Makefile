@@ -5,7 +5,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 
 # The clients and documents that services publish, of the locked versions; elsewhere to keep it between clean clones.
 CONFORMANCE ?= .conformance
-LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt vendor.py)
+LOCKED := $(addprefix tests/conformance/,package.json package-lock.json requirements.txt services.py vendor.py)
 
 .PHONY: install demo stop test acceptance chaos conformance check bench clean
 

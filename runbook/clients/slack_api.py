@@ -193,6 +193,14 @@ class SlackApi:
         body = {"channel": channel, "topic": topic[:250]}
         self._call("conversations.setTopic", "set a topic", _Nothing, body, repeatable=True)
 
+    def archive(self, channel: str) -> None:
+        """Archive a channel; one that is archived already stays so."""
+        body = {"channel": channel}
+        try:
+            self._call("conversations.archive", "archive a channel", _Nothing, body, repeatable=True)
+        except TakenError:
+            return
+
     def upload(self, channel: str, name: str, content: bytes, *, thread: str | None = None) -> None:
         """Share a file in a channel, or as a reply there.
 
@@ -241,7 +249,7 @@ class SlackApi:
         said = f"Slack, {what}: {verdict.error}."
         if verdict.error in _UNSURE:
             raise LostError(said)
-        if verdict.error in ("name_taken", "already_in_channel"):
+        if verdict.error in ("name_taken", "already_in_channel", "already_archived"):
             raise TakenError(said)
         raise RejectedError(f"{said} {self._hint(verdict)}".rstrip())
 

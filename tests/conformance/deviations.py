@@ -56,9 +56,21 @@ DEVIATIONS = [
     ),
     Deviation(
         "slack",
-        "POST /(api/files.(getUploadURL|completeUpload)External|upload/.*|services/.*)",
+        "(GET|POST) /(api/files.(getUploadURL|completeUpload)External|upload/.*|services/.*)",
         "request: no such operation",
         "the document is older than this way to upload, and has no webhooks",
+    ),
+    Deviation(
+        "slack",
+        "POST /chat.postMessage",
+        r"request: Additional properties are not allowed \('metadata' was unexpected\)$",
+        "the document is older than metadata of messages (docs.slack.dev/messaging/message-metadata)",
+    ),
+    Deviation(
+        "slack",
+        "GET /conversations.(history|replies)",
+        "request.query: include_all_metadata is not a parameter",
+        "as above",
     ),
     Deviation(
         "vercel",

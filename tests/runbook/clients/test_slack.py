@@ -159,6 +159,13 @@ def test_inviting_those_who_are_there_is_no_error(slack: SlackEmulator, channel:
     assert slack.channels[made.id].members.count("U1") == 1
 
 
+def test_archiving_twice_is_no_error(slack: SlackEmulator, channel: SlackChannel) -> None:
+    made = channel.open_incident_channel("inc-1", topic="x")
+    slack.lose("POST", "/api/conversations.archive")
+    channel.api.archive(made.id)
+    assert slack.channels[made.id].is_archived
+
+
 def test_a_file_is_shared_in_the_thread_of_the_run_and_once_though_an_answer_is_lost(
     slack: SlackEmulator, channel: SlackChannel
 ) -> None:
