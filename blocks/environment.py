@@ -20,6 +20,7 @@ from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
 from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
+from blocks.sentry import SentryProject
 from blocks.slack import SlackNotifications
 from blocks.vercel import VercelProject
 from runbook.clients.channels import Channel, LogChannel
@@ -55,6 +56,9 @@ class Environment(Block):
     github: GitHubRepository | None = Field(
         default=None, description="Knows whether CI and reviewers have passed a commit, and shows deployments."
     )
+    sentry: SentryProject | None = Field(
+        default=None, description="Says which errors are new in a release, and is told of deploys."
+    )
     slack: SlackNotifications | None = Field(default=None, description="Tells people of every run, beside the log.")
 
     def connect(self) -> Connections:
@@ -70,6 +74,7 @@ class Environment(Block):
             store=self.store.get_client(),
             second_store=self.second_store.get_client() if self.second_store else None,
             github=self.github.get_client() if self.github else None,
+            sentry=self.sentry.get_client() if self.sentry else None,
             channels=channels,
             run_url=_run_url(),
         )
@@ -87,6 +92,8 @@ class Environment(Block):
             asked["restore points"] = self.restore_points.check
         if (github := self.github) is not None:
             asked["GitHub"] = lambda: github.check(self.settings.name)
+        if self.sentry is not None:
+            asked["Sentry"] = self.sentry.check
         if self.slack is not None:
             asked["Slack"] = self.slack.check
         return tuple(_answered(name, question) for name, question in asked.items())

@@ -12,6 +12,7 @@ from runbook.clients.git import Repository
 from runbook.clients.github import GitHub
 from runbook.clients.postgres import Database
 from runbook.clients.restore_points import RestorePoints
+from runbook.clients.sentry import Sentry
 from runbook.settings import ReplayMethod, Settings
 
 
@@ -19,8 +20,8 @@ from runbook.settings import ReplayMethod, Settings
 class Connections:
     """The settings of an environment and the clients they lead to.
 
-    `second_store` keeps a copy of every backup elsewhere; `github` is the repository that releases come from. `run_url`
-    is where people see the run that uses them.
+    `second_store` keeps a copy of every backup elsewhere; `github` is the repository that releases come from, `sentry`
+    the project that they report errors to. `run_url` is where people see the run that uses them.
     """
 
     settings: Settings
@@ -31,6 +32,7 @@ class Connections:
     channels: tuple[Channel, ...]
     second_store: BackupStore | None = None
     github: GitHub | None = None
+    sentry: Sentry | None = None
     run_url: str | None = None
 
     @property

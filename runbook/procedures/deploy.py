@@ -37,7 +37,7 @@ from runbook.rules.release_watch import Verdict
 from runbook.rules.smoke import SmokeTest
 from runbook.rules.thresholds import Action
 from runbook.rules.verdict import judge_rollbacks
-from runbook.stages import application, checklist, health, record, test_suite
+from runbook.stages import application, checklist, error_tracking, health, record, test_suite
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.health import WatchResult
 from runbook.stages.migration_plan import applied_to, recorded_plan
@@ -251,6 +251,8 @@ def _release(connections: Connections, stages: DeployStages, progress: _Progress
     promoted_at = datetime.now(UTC)
     with journal.effect(Effect.PROMOTE, releaseId=release.release_id, previous=progress.facts.previous_release_id):
         run("Stage 5: Promotion", stages.promote_release, connections, release)
+    if trouble := error_tracking.mark_deploy(connections, release, journal.run):
+        progress.findings.append(trouble)
     checks = run("Stage 6: Validation", stages.validate_release, connections, plan, release, promoted_at)
     progress.findings.extend(f"{check.name}: {check.detail}" for check in checks if check.outcome is not Outcome.PASSED)
     if failed := [check for check in checks if check.outcome is Outcome.FAILED]:

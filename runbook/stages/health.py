@@ -24,6 +24,7 @@ from runbook.rules.release_watch import Verdict
 from runbook.rules.smoke import SmokeTest
 from runbook.rules.thresholds import Action
 from runbook.stages.checklist import ReleasePlan
+from runbook.stages.error_tracking import check_new_issues
 from runbook.stages.migration_plan import applied_to, required_migrations
 from runbook.stages.rollback import RollbackPlan
 from runbook.stages.traffic import check_active
@@ -87,10 +88,12 @@ def run_smoke_tests(
 def validate_release(
     connections: Connections, plan: ReleasePlan, release: Release, promoted_at: datetime
 ) -> tuple[Check, ...]:
-    """Check a release that has the traffic: health, smoke tests, schema and its log since it was promoted."""
+    """Check a release that has the traffic: health, smoke tests, schema, its log since then, what is new in Sentry."""
     checks = check_health(connections, connections.host.public_url, release.git_sha)
     checks += run_smoke_tests(connections.host.public_url, plan.smoke_tests)
-    return (*checks, check_schema(connections, release.git_sha), _check_log(connections, release, promoted_at))
+    checks += [check_schema(connections, release.git_sha), _check_log(connections, release, promoted_at)]
+    issues = check_new_issues(connections, release)
+    return (*checks, issues) if issues else tuple(checks)
 
 
 def check_schema(connections: Connections, git_sha: str) -> Check:
