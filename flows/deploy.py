@@ -35,6 +35,8 @@ STAGES = procedure.DeployStages(
     stage_release=application.stage_release,
     smoke_release=application.smoke_release,
     promote_release=application.promote_release,
+    start_rolling=application.start_rolling,
+    advance_rolling=application.advance_rolling,
     roll_back_release=application.roll_back_release,
     # Stage 6: Post-Deployment Validation
     validate_release=health.validate_release,

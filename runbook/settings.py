@@ -305,6 +305,11 @@ class Settings(_Section):
     tests: tuple[TestCommand, ...] = Field(default=(), description="The application's test suite, in order.")
     backup: BackupSettings = BackupSettings()
     migrations: MigrationSettings = MigrationSettings()
+    rolling_release: bool = Field(
+        default=False,
+        description="Give a release the traffic in the stages that the host has for this project, the next one only "
+        "when the watch has shown that the release is healthy. Vercel has them in some plans.",
+    )
     watch: WatchSettings = WatchSettings()
     lock: LockSettings = LockSettings()
     monitoring: MonitoringSettings = MonitoringSettings()

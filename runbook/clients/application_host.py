@@ -90,6 +90,22 @@ class CountsSlow(Protocol):
 
 
 @runtime_checkable
+class Rolls(Protocol):
+    """A host that can give a release the traffic in stages; not every host, and not every plan, does.
+
+    `roll_back` ends what is under way and gives all of the traffic back.
+    """
+
+    def start_rolling(self, release_id: str) -> None:
+        """Give a staged release the traffic of the first stage. Safe to repeat."""
+        ...
+
+    def advance_rolling(self, release_id: str) -> bool:
+        """Give it the traffic of the next stage, or all of it after the last one; return whether that is all."""
+        ...
+
+
+@runtime_checkable
 class ShowsResources(Protocol):
     """A host that runs releases on machines that it can look at; not every host does."""
 

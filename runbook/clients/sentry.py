@@ -89,8 +89,8 @@ class _Detail(Answer):
 class Sentry:
     """One project of an organization, over HTTP; the token is in no message.
 
-    Every method raises `TransientError` when Sentry is busy or cannot be reached, `LostError` when its answer is lost and
-    `RejectedError` when it says no; the message has Sentry's own words, and names the block and the scopes.
+    Every method raises `TransientError` when Sentry is busy or cannot be reached, `LostError` when its answer is lost
+    and `RejectedError` when it says no; the message has Sentry's own words, and names the block and the scopes.
 
     Scopes of the token: `org:read` and `event:read` to read, `project:releases` to tell of releases.
     """

@@ -167,13 +167,18 @@ class VercelHost:
     def roll_back(self, release_id: str) -> Release:
         """Give the production domains back to a deployment that had them before, without a build.
 
+        A rolling release that is under way ends: the domain leads to the old deployment all the while, and yet a part
+        of the traffic goes to the new one.
+
         Raises:
             As `promote`.
         """
         deployment = self._api.deployment(release_id)
         if deployment.target != "production" or not _was_promoted(deployment):
             raise RejectedError(f"{release_id} never had the traffic; there is nothing to go back to in it.")
-        return self._switch(deployment, "rollback", self._api.roll_back)
+        rolling = self._api.rolling_release()
+        is_rolling = rolling is not None and rolling.is_active
+        return self._switch(deployment, "rollback", self._api.roll_back, is_rolling=is_rolling)
 
     def active(self) -> Release | None:
         """Return the deployment that the production domain leads to, or None while it leads to none."""
@@ -244,7 +249,13 @@ class VercelHost:
         return {variable.key: None for variable in self._api.variables() if variable.is_for_production}
 
     def start_rolling(self, release_id: str) -> None:
-        """Begin to give the traffic to a staged deployment in stages; when the answer is lost, look for it."""
+        """Begin to give the traffic to a staged deployment in stages; when the answer is lost, look for it.
+
+        Raises:
+            RejectedError: the plan or the project has no rolling releases, or another one is under way.
+        """
+        if self._rolling_to(release_id):
+            return
         self._rolled(lambda: self._api.start_rolling(release_id), lambda: self._rolling_to(release_id))
 
     def advance_rolling(self, release_id: str) -> bool:
@@ -266,14 +277,6 @@ class VercelHost:
             lambda: self._stage_of(release_id) == index,
         )
         return False
-
-    def abort_rolling(self, release_id: str) -> Release:
-        """Give all of the traffic back to the deployment that a rolling release began from."""
-        rolling = self._api.rolling_release()
-        if rolling is None or rolling.current_deployment is None or not self._rolling_to(release_id):
-            raise RejectedError(f"no rolling release to {release_id} is under way")
-        base = self._api.deployment(rolling.current_deployment.name)
-        return self._switch(base, "rollback", self._api.roll_back, is_rolling=True)
 
     def _usable(self, git_sha: str, version: str) -> Deployment | None:
         """Return a deployment of this commit that was staged before and can be used, or is still being built."""

@@ -69,6 +69,8 @@ class DeployStages(MigrationStages):
     stage_release: Callable[[Connections, ReleasePlan], Release] = application.stage_release
     smoke_release: Callable[[Connections, Release, tuple[SmokeTest, ...]], None] = application.smoke_release
     promote_release: Callable[[Connections, Release], Release] = application.promote_release
+    start_rolling: Callable[[Connections, Release], None] = application.start_rolling
+    advance_rolling: Callable[[Connections, Release], bool] = application.advance_rolling
     roll_back_release: Callable[[Connections, Release], Release] = application.roll_back_release
     validate_release: Callable[[Connections, ReleasePlan, Release, datetime], tuple[Check, ...]] = (
         health.validate_release
@@ -76,6 +78,10 @@ class DeployStages(MigrationStages):
     watch_release: Callable[[Connections, ReleasePlan, Release, datetime], WatchResult] = health.watch_release
     probe_state: Callable[[Connections, str | None], tuple[Check, ...]] = health.probe_state
     record_deploy: Callable[[Connections, DeployReport], str] = record.record_deploy
+
+
+_LOOKS_AT_A_STAGE = 3
+"""So often a stage of a rolling release is watched before it counts as not shown to be healthy."""
 
 
 class DeployFailedError(RunbookError):
@@ -188,6 +194,7 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
             f"{plan.version} brings {', '.join(plan.migrations.pending)}, not applied yet: to release the application "
             "alone would break it. Apply them first (`runbook db:migrate`), or deploy as usual."
         )
+    application.require_rolling(connections)
     previous = connections.host.active()
     facts = DeployFacts(
         started=started,
@@ -250,7 +257,10 @@ def _release(connections: Connections, stages: DeployStages, progress: _Progress
     run("Stage 5: Smoke Tests in Private", stages.smoke_release, connections, release, plan.smoke_tests)
     promoted_at = datetime.now(UTC)
     with journal.effect(Effect.PROMOTE, releaseId=release.release_id, previous=progress.facts.previous_release_id):
-        run("Stage 5: Promotion", stages.promote_release, connections, release)
+        if connections.settings.rolling_release:
+            _roll_out(connections, stages, progress, release)
+        else:
+            run("Stage 5: Promotion", stages.promote_release, connections, release)
     if trouble := error_tracking.mark_deploy(connections, release, journal.run):
         progress.findings.append(trouble)
     checks = run("Stage 6: Validation", stages.validate_release, connections, plan, release, promoted_at)
@@ -266,6 +276,27 @@ def _release(connections: Connections, stages: DeployStages, progress: _Progress
         progress.findings.append(f"watch: {watched.detail}")
     journal.write(EntryKind.PASSED)
     _second_half(connections, stages, progress)
+
+
+def _roll_out(connections: Connections, stages: DeployStages, progress: _Progress, release: Release) -> None:
+    """Give a release the traffic stage by stage: the next one only when the watch of this one says healthy.
+
+    What is not known is looked at again, `_LOOKS_AT_A_STAGE` times in all; then the traffic goes back.
+    """
+    run, looks = progress.steps.run, 0
+    run("Stage 5: Rolling Release, Start", stages.start_rolling, connections, release)
+    while True:
+        since, looks = datetime.now(UTC), looks + 1
+        watched = run(
+            "Stage 5: Rolling Release, Watch", stages.watch_release, connections, progress.plan, release, since
+        )
+        _log.info("rolling release: %s: %s", watched.verdict, watched.detail)
+        if watched.verdict is Verdict.HEALTHY:
+            if run("Stage 5: Rolling Release, Next Stage", stages.advance_rolling, connections, release):
+                return
+            looks = 0
+        elif watched.action is Action.ROLL_BACK or looks == _LOOKS_AT_A_STAGE:
+            raise StageError(f"the rolling release does not go on: {watched.detail}")
 
 
 def _failed(connections: Connections, stages: DeployStages, progress: _Progress, error: BaseException) -> DeployReport:

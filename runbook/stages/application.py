@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import time
 
-from runbook.clients.application_host import Release
+from runbook.clients.application_host import Release, Rolls
 from runbook.clients.http_probe import probe
 from runbook.connections import Connections
-from runbook.errors import DivergedError, StageError
+from runbook.errors import DivergedError, RefusedError, StageError
 from runbook.rules.checklist import Outcome
 from runbook.rules.smoke import SmokeTest
 from runbook.stages.checklist import ReleasePlan
@@ -56,6 +56,42 @@ def promote_release(connections: Connections, release: Release) -> Release:
     confirm_served(connections, release.git_sha)
     _log.info("%s has the traffic", release.release_id)
     return promoted
+
+
+def start_rolling(connections: Connections, release: Release) -> None:
+    """Give a staged release the traffic of the first stage of a rolling release. Safe to repeat.
+
+    Raises:
+        ServiceError: the host refused.
+    """
+    _rolling_host(connections).start_rolling(release.release_id)
+    _log.info("%s has the traffic of the first stage", release.release_id)
+
+
+def advance_rolling(connections: Connections, release: Release) -> bool:
+    """Give it the traffic of the next stage; return whether it has all of it, and is seen to be served.
+
+    Raises:
+        ServiceError: the host refused.
+        DivergedError: the host agreed, yet the public URL serves another commit.
+    """
+    is_complete = _rolling_host(connections).advance_rolling(release.release_id)
+    if is_complete:
+        confirm_served(connections, release.git_sha)
+    _log.info("%s has %s", release.release_id, "the traffic" if is_complete else "the traffic of the next stage")
+    return is_complete
+
+
+def require_rolling(connections: Connections) -> None:
+    """Raise `RefusedError` when a rolling release is asked for and the host has none."""
+    if connections.settings.rolling_release:
+        _rolling_host(connections)
+
+
+def _rolling_host(connections: Connections) -> Rolls:
+    if isinstance(connections.host, Rolls):
+        return connections.host
+    raise RefusedError("`rolling_release` is set, but this application host cannot split the traffic. Turn it off.")
 
 
 def warm_release(connections: Connections, release_id: str) -> Release:

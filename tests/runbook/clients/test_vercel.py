@@ -260,12 +260,17 @@ def test_a_deployment_of_which_nothing_is_to_be_seen_may_come_yet(vercel: Vercel
 # rolling releases
 
 
-def test_an_aborted_rolling_release_gives_all_traffic_back(vercel: VercelEmulator) -> None:
+def test_a_rollback_ends_a_rolling_release_though_the_domain_leads_to_the_old_deployment_already(
+    vercel: VercelEmulator,
+) -> None:
     vercel.stages = [10, 100]
     base = vercel.add(A, live=True)
     canary = host(vercel).stage(B, "v2")
     host(vercel).start_rolling(canary.release_id)
-    assert host(vercel).abort_rolling(canary.release_id).release_id == base.id
+    host(vercel).start_rolling(canary.release_id)
+    assert len([path for path in sent(vercel) if path.endswith("/start")]) == 1, "it is under way already"
+    assert vercel.production == base.id, "the domain leads to the old one all the while"
+    assert host(vercel).roll_back(base.id).release_id == base.id
     assert vercel.production == base.id
     with pytest.raises(RejectedError, match="no rolling release"):
         host(vercel).advance_rolling(canary.release_id)

@@ -86,6 +86,8 @@ class World:
     breaks_after: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
     validation: tuple[Check, ...] = ()
     verdict: Verdict = Verdict.HEALTHY
+    verdicts: list[Verdict] = field(default_factory=list[Verdict])
+    stages: list[str] = field(default_factory=list[str])
 
     def act(self, stage: str, effect: Callable[[], None] = lambda: None) -> None:
         self.calls.append(stage)
@@ -269,6 +271,16 @@ class Stages:
         self.world.act("promotion", lambda: self.world.serve(staged.git_sha))
         return staged
 
+    def start_rolling(self, _: Connections, staged: Release) -> None:
+        self.world.act("start rolling", lambda: self.world.stages.append("10 %"))
+
+    def advance_rolling(self, _: Connections, staged: Release) -> bool:
+        if self.world.stages == ["10 %"]:
+            self.world.act("next stage", lambda: self.world.stages.append("50 %"))
+            return False
+        self.world.act("last stage", lambda: self.world.serve(staged.git_sha))
+        return True
+
     def roll_back_release(self, _: Connections, earlier: Release) -> Release:
         self.world.act("undo promotion", lambda: self.world.serve(earlier.git_sha))
         return earlier
@@ -279,8 +291,9 @@ class Stages:
 
     def watch_release(self, _: Connections, plan: ReleasePlan, new: Release, at: datetime) -> WatchResult:
         self.world.act("watch")
-        action = Action.ROLL_BACK if self.world.verdict is Verdict.DEGRADED else Action.MONITOR
-        return WatchResult(self.world.verdict, action, "3 of 20 requests failed", RequestMetrics(20, 3, 0, 0, 0))
+        verdict = self.world.verdicts.pop(0) if self.world.verdicts else self.world.verdict
+        action = Action.ROLL_BACK if verdict is Verdict.DEGRADED else Action.MONITOR
+        return WatchResult(verdict, action, "3 of 20 requests failed", RequestMetrics(20, 3, 0, 0, 0))
 
     def probe_state(self, _: Connections, git_sha: str | None) -> tuple[Check, ...]:
         self.world.act("probe")
@@ -312,6 +325,14 @@ class Host:
         return release(self.world.served) if self.world.served else None
 
 
+class RollingHost(Host):
+    """A host that splits the traffic; what is done with it, the stages of the world do."""
+
+    def start_rolling(self, release_id: str) -> None: ...
+
+    def advance_rolling(self, release_id: str) -> bool: ...
+
+
 @dataclass
 class Outcomes:
     """How a deploy ended: the report recorded last, and what was raised."""
@@ -338,6 +359,11 @@ class Deploying:
         report = history[0]
         assert isinstance(report, DeployReport)
         return Outcomes(report, raised)
+
+    def roll_out_in_stages(self) -> None:
+        settings = self.connections.settings.model_copy(update={"rolling_release": True})
+        host = cast("ApplicationHost", RollingHost(self.world))
+        self.connections = replace(self.connections, settings=settings, host=host)
 
     def restore_on_failure(self) -> None:
         settings = self.connections.settings.model_copy(
@@ -396,6 +422,49 @@ def test_a_deploy_takes_a_commit_through_all_stages(deploying: Deploying) -> Non
     ]
     [(level, title, _)] = world.messages
     assert (level, title) == ("info", "v-b released to production: VERIFIED")
+
+
+def test_a_rolling_release_gets_the_next_stage_only_once_the_watch_says_that_it_is_healthy(
+    deploying: Deploying,
+) -> None:
+    deploying.roll_out_in_stages()
+    deploying.world.verdicts = [Verdict.INCONCLUSIVE, Verdict.NO_DATA, Verdict.HEALTHY, Verdict.HEALTHY]
+    outcome = deploying.run()
+    calls = deploying.world.calls
+    assert outcome.report.success
+    assert (deploying.world.served, deploying.world.stages) == (NEW, ["10 %", "50 %"])
+    rolled = calls[calls.index("start rolling") : calls.index("validation")]
+    assert rolled == ["start rolling", "watch", "watch", "watch", "next stage", "watch", "last stage"]
+    assert "promotion" not in calls
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "looks"),
+    [
+        ([Verdict.DEGRADED], 1),
+        ([Verdict.INCONCLUSIVE] * 3, 3),
+        ([Verdict.HEALTHY, Verdict.NO_DATA, Verdict.INCONCLUSIVE, Verdict.NO_DATA], 4),
+    ],
+)
+def test_a_rolling_release_that_is_not_shown_to_be_healthy_gives_all_traffic_back(
+    deploying: Deploying, verdicts: list[Verdict], looks: int
+) -> None:
+    deploying.roll_out_in_stages()
+    deploying.world.verdicts = verdicts
+    outcome = deploying.run()
+    assert not outcome.report.success
+    assert "the rolling release does not go on: 3 of 20 requests failed" in str(outcome.report.error)
+    assert (deploying.world.calls.count("watch"), deploying.world.served) == (looks, OLD)
+    assert "undo promotion" in deploying.world.calls
+    assert "last stage" not in deploying.world.calls
+
+
+def test_a_host_that_cannot_split_the_traffic_refuses_before_anything_is_done(deploying: Deploying) -> None:
+    settings = deploying.connections.settings.model_copy(update={"rolling_release": True})
+    connections = replace(deploying.connections, settings=settings)
+    with pytest.raises(RefusedError, match="this application host cannot split the traffic"):
+        deploy(connections, DeployRequest("main", "scheduled release", "ci"), Stages(deploying.world).all())
+    assert deploying.world.calls == ["checklist"]
 
 
 def test_without_pending_migrations_the_database_is_left_alone(deploying: Deploying) -> None:
