@@ -18,10 +18,12 @@ from blocks.backup_store import FolderBackupStore
 from blocks.github import GitHubRepository
 from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
+from blocks.pager_duty import PagerDutyService
 from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
 from blocks.sentry import SentryProject
 from blocks.slack import SlackNotifications
+from blocks.statuspage import PublicStatusPage
 from blocks.vercel import VercelProject
 from runbook.clients.channels import Channel, LogChannel
 from runbook.clients.git import Repository
@@ -60,12 +62,18 @@ class Environment(Block):
         default=None, description="Says which errors are new in a release, and is told of deploys."
     )
     slack: SlackNotifications | None = Field(default=None, description="Tells people of every run, beside the log.")
+    pager_duty: PagerDutyService | None = Field(
+        default=None, description="Wakes somebody when a run ends badly or an alert is critical."
+    )
+    status_page: PublicStatusPage | None = Field(default=None, description="What users read about incidents.")
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
         points = self.restore_points
         log = LogChannel(Path(self.settings.records) / "logs" / "notifications.log")
-        channels: tuple[Channel, ...] = (log, self.slack.get_client()) if self.slack else (log,)
+        channels: list[Channel] = [log]
+        channels += [self.slack.get_client()] if self.slack else []
+        channels += [self.pager_duty.get_client(_run_url())] if self.pager_duty else []
         return Connections(
             settings=self.settings,
             repository=Repository(Path(self.settings.repository)),
@@ -75,7 +83,8 @@ class Environment(Block):
             second_store=self.second_store.get_client() if self.second_store else None,
             github=self.github.get_client() if self.github else None,
             sentry=self.sentry.get_client() if self.sentry else None,
-            channels=channels,
+            status_page=self.status_page.get_client() if self.status_page else None,
+            channels=tuple(channels),
             run_url=_run_url(),
         )
 
@@ -96,6 +105,10 @@ class Environment(Block):
             asked["Sentry"] = self.sentry.check
         if self.slack is not None:
             asked["Slack"] = self.slack.check
+        if self.pager_duty is not None:
+            asked["PagerDuty"] = self.pager_duty.check
+        if self.status_page is not None:
+            asked["status page"] = self.status_page.check
         return tuple(_answered(name, question) for name, question in asked.items())
 
 

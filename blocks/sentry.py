@@ -26,8 +26,7 @@ class SentryProject(Block):
     token: SecretStr = Field(description="Token with the scopes org:read, event:read and project:releases.")
     named_by: Literal["sha", "version"] = Field(
         default="sha",
-        description="What the application reports as its release: the commit (as Sentry's plugins for Vercel and Next.js "
-        "do), or the version.",
+        description="What the application reports as its release: the commit (as Sentry's plugins do), or the version.",
     )
     api_url: str = Field(default=API_URL, description="Where the API is: https://us.sentry.io/api/0 or de.sentry.io.")
 

@@ -20,6 +20,7 @@ from deployments import (
     environment_commands,
     migration_commands,
     monitoring_commands,
+    status_page_commands,
     watch_commands,
 )
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
@@ -137,6 +138,7 @@ for _command in (
     *environment_commands.COMMANDS,
     *migration_commands.COMMANDS,
     *monitoring_commands.COMMANDS,
+    *status_page_commands.COMMANDS,
     *watch_commands.COMMANDS,
 ):
     cli.add_command(_command)

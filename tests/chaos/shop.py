@@ -69,7 +69,8 @@ class Shop:
         """Bring it up with a release that has the traffic."""
         build_repository(self.local.repository)
         self.local.up_application()
-        self.begin_at("v2")
+        with Traffic(self.public_url):  # without any nobody could say that the release is healthy
+            self.begin_at("v2")
 
     def begin_at(self, ref: str) -> None:
         """Release a commit under traffic, on which all further releases are built; or the last of those."""

@@ -38,6 +38,9 @@ _SENTRY = "/organizations/{organization_id_or_slug}"
 _ROLLING = "/v1/projects/{idOrName}/rolling-release"
 _BRANCH = f"{_NEON}/branches/{{branch_id}}"
 
+WITHOUT_DOCUMENT = {"pager_duty", "statuspage"}
+"""What these publish has no licence under which it may be kept, or read by a machine; their emulators follow it."""
+
 SERVICES = {
     "github": Service(
         _VENDORED / "github.json",
