@@ -20,11 +20,18 @@ class Connected:
         self.status_page = status_page
 
 
+def connect_to(monkeypatch: pytest.MonkeyPatch, status_page: Statuspage | None) -> None:
+    def connect(_environment: str) -> Connected:
+        return Connected(status_page)
+
+    monkeypatch.setattr(status_page_commands, "connect", connect)
+
+
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> Generator[StatuspageEmulator]:
     with statuspage_emulator(key=KEY) as emulator:
         client = Statuspage(PAGE, SecretStr(KEY), url=emulator.url, pause_s=0)
-        monkeypatch.setattr(status_page_commands, "connect", lambda _name: Connected(client))
+        connect_to(monkeypatch, client)
         yield emulator
 
 
@@ -50,7 +57,7 @@ def test_a_component_that_is_no_component_is_refused_before_anything_is_publishe
 
 
 def test_an_environment_without_a_page_says_which_block_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_page_commands, "connect", lambda _name: Connected(None))
+    connect_to(monkeypatch, None)
     refused = CliRunner().invoke(status_page_commands.publish, [*PUBLISH, "--yes"])
     assert isinstance(refused.exception, RefusedError)
     assert "runbook-status-page" in str(refused.exception)
