@@ -1,6 +1,7 @@
 """Statuspage: what users are told of an incident, and which components are affected.
 
-Once a second at most; an incident whose answer was lost is looked for by its name among those that are not over.
+One request a second at most. An incident whose answer was lost is looked for by its name among those that are not over,
+an update in the incident.
 
 Source: https://developer.statuspage.io.
 """
@@ -12,7 +13,7 @@ from enum import StrEnum
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, RootModel, SecretStr, ValidationError
+from pydantic import BaseModel, Field, RootModel, SecretStr, ValidationError
 
 from runbook.clients.http_api import Answer, HttpApi, LostError, Patience, Service, check_url
 
@@ -39,13 +40,24 @@ class ComponentStatus(StrEnum):
     MAJOR_OUTAGE = "major_outage"
 
 
+class _Update(Answer):
+    body: str | None = None
+    status: str = ""
+
+
 class PublicIncident(Answer):
-    """An incident as users see it."""
+    """An incident as users see it, the newest update first."""
 
     id: str
     name: str
     status: IncidentStatus
     shortlink: str = ""
+    incident_updates: list[_Update] = Field(default_factory=list[_Update])
+
+    def ends_with(self, body: str, status: IncidentStatus) -> bool:
+        """Whether this is what was said last."""
+        newest = self.incident_updates[0] if self.incident_updates else None
+        return newest is not None and (newest.body, newest.status) == (body, status)
 
 
 class _Page(Answer):
@@ -132,13 +144,21 @@ class Statuspage:
     def update_incident(
         self, incident_id: str, body: str, *, status: IncidentStatus, components: dict[str, ComponentStatus]
     ) -> PublicIncident:
-        """Publish how it goes on; the same twice says it once more, and no more than that."""
+        """Publish how it goes on; when the answer is lost, look whether users can read it already."""
         incident: dict[str, object] = {"status": status, "body": body}
         incident |= {"component_ids": list(components), "components": components} if components else {}
         path = f"{self._page}/incidents/{quote(incident_id, safe='')}"
         self._wait()
-        answer = self._http.send("PATCH", path, "publish how it goes on", body={"incident": incident})
-        return self._http.parse(answer, "publish how it goes on", PublicIncident)
+        what = "publish how it goes on"
+        try:
+            answer = self._http.send("PATCH", path, what, body={"incident": incident}, repeatable=False)
+        except LostError:
+            self._wait()
+            found = self._http.read(path, "look at the incident", PublicIncident)
+            if not found.ends_with(body, status):
+                raise
+            return found
+        return self._http.parse(answer, what, PublicIncident)
 
     def set_component(self, component_id: str, status: ComponentStatus) -> None:
         """Say how a component does."""

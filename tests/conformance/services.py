@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ _VENDORED = HERE / "specs"
 
 @dataclass(frozen=True)
 class Service:
-    """A document, and the operations of it that clients and emulators may use.
+    """A document, and the operations of it that our client uses; `driven` are those that only other clients use.
 
     `root` comes before their paths; `refusal` is the schema of refusals with a status that an operation does not list;
     `renamed` are paths (patterns) in use that the document has under another name or version.
@@ -27,9 +27,16 @@ class Service:
 
     document: Path
     operations: Operations
+    driven: Operations = field(default_factory=dict[str, Iterable[str]])
     root: str = ""
     refusal: JSON = field(default_factory=dict[str, Any])
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def known(self) -> Operations:
+        """All operations of the document that an emulator has."""
+        paths = self.operations.keys() | self.driven.keys()
+        return {path: [*self.operations.get(path, ()), *self.driven.get(path, ())] for path in sorted(paths)}
 
 
 _GITHUB = "/repos/{owner}/{repo}"
@@ -85,12 +92,11 @@ SERVICES = {
         HERE / "sentry_document.mjs",
         {
             f"{_SENTRY}/releases/": ["get", "post"],
-            f"{_SENTRY}/releases/{{version}}/": ["get", "put"],
             f"{_SENTRY}/releases/{{version}}/deploys/": ["get", "post"],
             f"{_SENTRY}/issues/": ["get"],
             f"{_SENTRY}/events-timeseries/": ["get"],
-            f"{_SENTRY}/sessions/": ["get"],
         },
+        driven={f"{_SENTRY}/releases/{{version}}/": ["get", "put"], f"{_SENTRY}/sessions/": ["get"]},
         root="/api/0",
         refusal={"type": "object"},
     ),
@@ -182,4 +188,4 @@ def _members(content: JSON) -> JSON:
 def contract_of(service: str) -> Contract:
     """Return the contract of a service; reading a document costs up to seconds."""
     about = SERVICES[service]
-    return Contract(pruned(document_of(service), about.operations), about.root, about.refusal, about.renamed)
+    return Contract(pruned(document_of(service), about.known), about.root, about.refusal, about.renamed)

@@ -43,7 +43,7 @@ def vendor(service: str) -> Path:
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             archive.extract(f"package/{origin.file}", folder, filter="data")
         document = read(Path(folder) / "package" / origin.file)
-    kept = {"x-origin": vars(origin)} | pruned(document, about.operations)
+    kept = {"x-origin": vars(origin)} | pruned(document, about.known)
     about.document.parent.mkdir(exist_ok=True)
     about.document.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     return about.document

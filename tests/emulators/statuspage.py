@@ -19,7 +19,11 @@ class Incident:
     id: str
     name: str
     status: str
-    bodies: list[str] = field(default_factory=list[str])
+    updates: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    @property
+    def bodies(self) -> list[str]:
+        return [body for body, _ in self.updates]
 
 
 class StatuspageEmulator(Emulator):
@@ -50,22 +54,27 @@ class StatuspageEmulator(Emulator):
             return Reply(200, [_shown(each) for each in self.incidents if each.status != "resolved"])
         if where == "POST /incidents":
             given = self._checked(call.body["incident"])
-            made = Incident(f"i{len(self.incidents)}", given["name"], given["status"], [given["body"]])
+            made = Incident(
+                f"i{len(self.incidents)}", given["name"], given["status"], [(given["body"], given["status"])]
+            )
             self.incidents.append(made)
             return Reply(201, _shown(made))
-        if known := re.fullmatch("PATCH /incidents/(.+)", where):
-            return Reply(200, _shown(self._update(known[1], self._checked(call.body["incident"]))))
+        if known := re.fullmatch("(GET|PATCH) /incidents/(.+)", where):
+            incident = self._existing(known[2])
+            if known[1] == "PATCH":
+                given = self._checked(call.body["incident"])
+                incident.status = given["status"]
+                incident.updates.append((given["body"], given["status"]))
+            return Reply(200, _shown(incident))
         if known := re.fullmatch("PATCH /components/(.+)", where):
             self._set({known[1]: call.body["component"]["status"]})
             return Reply(200, {"id": known[1], "status": self.components[known[1]]})
         raise Refusal(404, "Not found")
 
-    def _update(self, incident_id: str, given: JSON) -> Incident:
+    def _existing(self, incident_id: str) -> Incident:
         incident = next((each for each in self.incidents if each.id == incident_id), None)
         if incident is None:
             raise Refusal(404, "Incident not found")
-        incident.status = given["status"]
-        incident.bodies.append(given["body"])
         return incident
 
     def _checked(self, given: JSON) -> JSON:
@@ -84,7 +93,8 @@ class StatuspageEmulator(Emulator):
 
 def _shown(incident: Incident) -> JSON:
     about = {"id": incident.id, "name": incident.name, "status": incident.status, "page_id": PAGE}
-    return about | {"shortlink": f"https://stspg.io/{incident.id}", "incident_updates": []}
+    updates = [{"body": body, "status": status} for body, status in reversed(incident.updates)]
+    return about | {"shortlink": f"https://stspg.io/{incident.id}", "incident_updates": updates}
 
 
 @contextmanager

@@ -159,6 +159,15 @@ def test_inviting_those_who_are_there_is_no_error(slack: SlackEmulator, channel:
     assert slack.channels[made.id].members.count("U1") == 1
 
 
+@pytest.mark.parametrize("method", ["invite", "setTopic"])
+def test_people_and_topic_are_set_once_though_an_answer_is_lost(
+    slack: SlackEmulator, channel: SlackChannel, method: str
+) -> None:
+    slack.lose("POST", f"/api/conversations.{method}")
+    made = slack.channels[channel.open_incident_channel("inc-1", topic="SEV1: down", people=("U1",)).id]
+    assert (made.topic, made.members[1:]) == ("SEV1: down", ["U1"])
+
+
 def test_archiving_twice_is_no_error(slack: SlackEmulator, channel: SlackChannel) -> None:
     made = channel.open_incident_channel("inc-1", topic="x")
     slack.lose("POST", "/api/conversations.archive")

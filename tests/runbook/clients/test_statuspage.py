@@ -60,6 +60,18 @@ def test_an_incident_whose_answer_is_lost_is_found_and_not_published_again(
     assert len(emulator.incidents) == 1
 
 
+def test_an_update_whose_answer_is_lost_is_seen_and_not_said_twice(
+    emulator: StatuspageEmulator, page: Statuspage
+) -> None:
+    made = open_incident(page)
+    emulator.lose("PATCH", "/incidents/")
+    page.update_incident(made.id, "We know.", status=IncidentStatus.IDENTIFIED, components={})
+    assert emulator.incidents[0].bodies == ["We look into it.", "We know."]
+    emulator.refuse("PATCH", "/incidents/", 503)
+    with pytest.raises(LostError):
+        page.update_incident(made.id, "It is over.", status=IncidentStatus.RESOLVED, components={})
+
+
 def test_an_incident_that_never_came_is_said_to_be_lost(emulator: StatuspageEmulator, page: Statuspage) -> None:
     emulator.refuse("POST", "/incidents$", 503)
     with pytest.raises(LostError):
