@@ -21,6 +21,7 @@ from deployments import (
     migration_commands,
     monitoring_commands,
     status_page_commands,
+    verify_commands,
     watch_commands,
 )
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
@@ -139,6 +140,7 @@ for _command in (
     *migration_commands.COMMANDS,
     *monitoring_commands.COMMANDS,
     *status_page_commands.COMMANDS,
+    *verify_commands.COMMANDS,
     *watch_commands.COMMANDS,
 ):
     cli.add_command(_command)

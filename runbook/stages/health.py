@@ -89,9 +89,16 @@ def validate_release(
     connections: Connections, plan: ReleasePlan, release: Release, promoted_at: datetime
 ) -> tuple[Check, ...]:
     """Check a release that has the traffic: health, smoke tests, schema, its log since then, what is new in Sentry."""
+    return look_at_release(connections, release, plan.smoke_tests, promoted_at)
+
+
+def look_at_release(
+    connections: Connections, release: Release, smoke_tests: tuple[SmokeTest, ...], since: datetime
+) -> tuple[Check, ...]:
+    """Check a release that has the traffic, and its log since a time; whoever asks, a deploy or a person."""
     checks = check_health(connections, connections.host.public_url, release.git_sha)
-    checks += run_smoke_tests(connections.host.public_url, plan.smoke_tests)
-    checks += [check_schema(connections, release.git_sha), _check_log(connections, release, promoted_at)]
+    checks += run_smoke_tests(connections.host.public_url, smoke_tests)
+    checks += [check_schema(connections, release.git_sha), _check_log(connections, release, since)]
     issues = check_new_issues(connections, release)
     return (*checks, issues) if issues else tuple(checks)
 

@@ -129,6 +129,11 @@ def test_the_checklist_answers_without_changing_anything(released: Platform, inl
     assert "ANTHROPIC_API_KEY" in refused, "strict turns warnings into refusals"
     artifacts = released.api("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["checklist-local"]}}})
     assert {row["check"] for row in json.loads(artifacts[0]["data"])} >= {"database", "backup store", "DATABASE_URL"}
+    looked = released.runbook("deploy:verify", "--json")
+    checks = {check["name"]: check["outcome"] for check in json.loads(looked.stdout)}
+    assert looked.returncode in (0, 5), looked.stdout
+    assert (checks["served version"], checks["schema"]) == ("passed", "passed")
+    assert any(name.startswith("smoke: ") for name in checks)
     assert whole(released) == before
 
 

@@ -33,7 +33,7 @@ class TlsProxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def make_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+def make_certificate(folder: Path, *names: str, days: int = 1) -> tuple[Path, Path]:
     """Make a self-signed certificate for host names or addresses, and its key; return their files."""
     key = ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -45,7 +45,7 @@ def make_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days, hours=1))
         .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -1,0 +1,90 @@
+"""What runs now, looked at from outside by whoever wants to know: nothing in here changes anything.
+
+Source: runbook, "Stage 6: Post-Deployment Validation", "Post-Deployment Validation" and "Rollback Verification".
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from datetime import UTC, datetime
+from typing import cast
+from urllib.parse import urlsplit
+
+from runbook.clients.http_probe import probe
+from runbook.connections import Connections
+from runbook.errors import RefusedError, RunbookError
+from runbook.rules.checklist import Check, Outcome
+from runbook.stages.checklist import smoke_tests
+from runbook.stages.health import look_at_release
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_WAIT_S = 5
+_SOON_D = 14
+"""Days before its end from which a certificate is a warning: two weekends."""
+
+
+def verify(connections: Connections) -> tuple[Check, ...]:
+    """Check the release that has the traffic: health, version, smoke tests, schema, log, new errors, TLS, redirects.
+
+    Raises:
+        RefusedError: no release has the traffic.
+        ServiceError: the host does not say which.
+    """
+    active = connections.host.active()
+    if active is None:
+        raise RefusedError("no release has the traffic; there is nothing to verify. Deploy one first.")
+    unproven: list[Check] = []
+    try:
+        tests = smoke_tests(connections, active.git_sha)
+    except RunbookError as error:
+        tests = ()
+        unproven = [Check("smoke tests", Outcome.COULD_NOT_RUN, str(error))]
+    since = active.promoted_at or active.created_at
+    checks = look_at_release(connections, active, tests, since)
+    return (*checks, *unproven, *check_transport(connections.host.public_url))
+
+
+def check_transport(url: str) -> tuple[Check, ...]:
+    """Check that a URL is served over TLS with a certificate that holds for a while, and that plain HTTP leads there.
+
+    Of an address of this machine nothing is asked.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "http":
+        if host in _LOOPBACK:
+            return ()
+        return (Check("TLS", Outcome.FAILED, f"{url} is not encrypted", "Serve it with https."),)
+    return (_certificate(host, parts.port or 443), _redirect(host))
+
+
+def _certificate(host: str, port: int) -> Check:
+    name = "TLS"
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_WAIT_S) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=host) as encrypted,
+        ):
+            found, version = encrypted.getpeercert() or {}, encrypted.version()
+    except ssl.SSLError as error:
+        return Check(name, Outcome.FAILED, f"{host}: {getattr(error, 'verify_message', '') or error.reason or error}")
+    except OSError as error:
+        return Check(name, Outcome.COULD_NOT_RUN, f"{host}: {error}")
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(cast("str", found["notAfter"])), UTC)
+    days = (ends - datetime.now(UTC)).days
+    said = f"{version}, certificate until {ends:%Y-%m-%d} ({days} days)"
+    if days < _SOON_D:
+        return Check(name, Outcome.WARNING, said, "Renew it: what renews it by itself does not.")
+    return Check(name, Outcome.PASSED, said)
+
+
+def _redirect(host: str) -> Check:
+    name, answer = "redirect to https", probe(f"http://{host}/", timeout_s=_WAIT_S)
+    target = answer.headers.get("location", "")
+    if answer.status is None:
+        return Check(name, Outcome.PASSED, f"http://{host}/ does not answer: {answer.problem}")
+    if 300 <= answer.status < 400 and target.startswith("https://"):
+        return Check(name, Outcome.PASSED, f"{answer.status} to {target}")
+    said = f"http://{host}/ answers {answer.status}{f', to {target}' if target else ''}"
+    return Check(name, Outcome.WARNING, said, "Redirect to https: what is typed without it travels in clear.")
