@@ -24,6 +24,7 @@ from deployments import (
     verify_commands,
     watch_commands,
 )
+from deployments.attesting import attest
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import RunbookError
 
@@ -67,9 +68,19 @@ def deploy(environment: str, git_ref: str, reason: str) -> None:
 @cli.command("deploy:checklist")
 @_environment
 @_git_ref
-@click.option("--strict", is_flag=True, help="Warnings refuse, too.")
-def deploy_checklist(environment: str, git_ref: str, strict: bool) -> None:
-    """Answer the automated checks for a commit, without changing anything."""
+@click.option("--strict", is_flag=True, help="Warnings refuse, too, and manual items that nobody has attested.")
+@click.option(
+    "--attest",
+    "attested",
+    multiple=True,
+    metavar="ITEM=NOTE",
+    help="Say that a manual item holds for this commit, and why you know; for a day. Items: tests, review, security, "
+    "performance, migrations, rollback, stakeholders, maintenance.",
+)
+def deploy_checklist(environment: str, git_ref: str, strict: bool, attested: tuple[str, ...]) -> None:
+    """Answer the checks for a commit, without changing anything but what you attest."""
+    if attested:
+        attest(environment, git_ref, attested)
     run_deployment("pre-deployment-checklist", environment, {"git_ref": git_ref, "strict": strict})
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from collections.abc import Sequence
+
+from prefect.artifacts import create_table_artifact
 
 from runbook.connections import Connections
-from runbook.rules.checklist import MANUAL_ITEMS
+from runbook.rules.checklist import Check
 from runbook.stages import checklist
 from runbook.stages.checklist import Checklist, ReleasePlan
 from tasks.migration import publish_plan
@@ -26,15 +28,19 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
     answers = checklist.run_checklist(connections, git_ref, strict=strict)
     create_table_artifact(
         key=f"checklist-{connections.settings.name}",
-        table=[
-            {"check": check.name, "outcome": str(check.outcome), "detail": check.detail, "action": check.action}
-            for check in answers.checks
-        ],
+        table=_table(answers.checks),
         description=f"Automated checks for {answers.version} ({answers.git_sha[:12]}), strict={strict}.",
     )
-    create_markdown_artifact(
+    create_table_artifact(
         key=f"manual-verification-{connections.settings.name}",
-        markdown="\n".join(f"- [ ] {item}" for item in MANUAL_ITEMS),
-        description="Manual verification: answered by a person.",
+        table=_table(answers.manual),
+        description=f"Manual verification of {answers.version} ({answers.git_sha[:12]}): by evidence, or whose word.",
     )
     return answers
+
+
+def _table(checks: Sequence[Check]) -> list[dict[str, str]]:
+    return [
+        {"check": check.name, "outcome": str(check.outcome), "detail": check.detail, "action": check.action}
+        for check in checks
+    ]

@@ -23,6 +23,7 @@ from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
 from runbook.stages.github_checks import github_checks, history_check
+from runbook.stages.manual_verification import manual_verification
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
 from runbook.stages.preparation import check_bound
 from runbook.stages.traffic import check_traffic
@@ -42,12 +43,16 @@ class ReleasePlan:
 
 @dataclass(frozen=True)
 class Checklist:
-    """The answers of the checklist for one commit; `plan` is None when they do not allow one."""
+    """The answers of the checklist for one commit; `plan` is None when they do not allow one.
+
+    `manual` are the items that a person would tick, each answered by evidence or by who has attested it.
+    """
 
     git_ref: str
     git_sha: str
     version: str
     checks: tuple[Check, ...]
+    manual: tuple[Check, ...]
     refusals: tuple[Check, ...]
     plan: ReleasePlan | None
 
@@ -61,9 +66,10 @@ class ChecklistFailedError(RefusedError):
 
 
 def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Checklist:
-    """Answer every automated check of the runbook for the commit that `git_ref` means.
+    """Answer every check of the runbook for the commit that `git_ref` means, the manual ones too.
 
-    `strict` turns warnings into refusals; a check that could not run refuses always.
+    `strict` turns warnings into refusals, manual items without evidence and without a person's word among them; a check
+    that could not run refuses always.
 
     Raises:
         InvalidInputError: the ref is malformed or unknown.
@@ -93,8 +99,10 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
             checks += migration_checks(connections, plan.migrations)
             checks.append(_breaking_changes(connections, plan))
             checks += history_check(connections, plan.previous_git_sha, git_sha, strict=strict)
-    refusals = tuple(checklist.refusals(checks, strict=strict))
-    return Checklist(git_ref, git_sha, version, tuple(checks), refusals, plan)
+    pending = plan.migrations.pending if plan else None
+    manual = manual_verification(connections, git_sha, checks, pending=pending)
+    refusals = tuple(checklist.refusals([*checks, *manual], strict=strict))
+    return Checklist(git_ref, git_sha, version, tuple(checks), manual, refusals, plan)
 
 
 def plan_release(connections: Connections, git_ref: str) -> tuple[ReleasePlan, tuple[str, ...]]:

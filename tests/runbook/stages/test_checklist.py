@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +16,12 @@ from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RejectedError, TransientError
 from runbook.reports import DeployReport, FinalState
-from runbook.rules.checklist import Check, Outcome
+from runbook.rules.checklist import MANUAL_ITEMS, Check, Outcome
+from runbook.rules.manual_items import ManualItem
 from runbook.rules.migration_files import Irregularity
 from runbook.settings import MigrationSettings, TestCommand
 from runbook.stages.checklist import Checklist, ChecklistFailedError, plan_release, run_checklist
+from runbook.stages.manual_verification import attest
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.helpers import commit, execute
 
@@ -45,6 +47,11 @@ class Shop:
     def change(self, **settings: object) -> None:
         changed = self.connections.settings.model_copy(update=settings)
         self.connections = replace(self.connections, settings=changed)
+
+    def attest(self) -> None:
+        """Let a person answer for all manual items of the commit."""
+        for item in ManualItem:
+            attest(self.connections, "main", item, by="Ada", note="seen", valid=timedelta(hours=1))
 
     def ask(self, *, strict: bool = False) -> Checklist:
         return run_checklist(self.connections, "main", strict=strict)
@@ -90,6 +97,9 @@ def shop(connections: Connections) -> Shop:
 
 def test_a_release_in_order_gets_a_plan(shop: Shop) -> None:
     sha = shop.commit({"migrations/0001_create.sql": "CREATE TABLE orders (id int);\n"})
+    open_ones = shop.ask(strict=True)
+    assert [check.name for check in open_ones.refusals] == list(MANUAL_ITEMS), "nobody has said a word"
+    shop.attest()
     answers = shop.ask(strict=True)
     assert {check.name for check in answers.checks if check.outcome is not Outcome.PASSED} == {"CI", "code review"}
     assert answers.refusals == (), "without GitHub a person looks at both"
@@ -262,6 +272,7 @@ def test_a_warning_lets_a_deploy_pass_unless_it_is_strict(
     shop: Shop, prepare: Callable[[Shop], None], name: str, said: str
 ) -> None:
     prepare(shop)
+    shop.attest()
     check = shop.answer(name)
     assert check.outcome is Outcome.WARNING
     assert said in check.detail
@@ -271,6 +282,31 @@ def test_a_warning_lets_a_deploy_pass_unless_it_is_strict(
     assert any(said in warning for warning in warnings)
     shop.change(strict=True)
     assert said in shop.refuses()
+
+
+def test_manual_items_are_answered_by_evidence_or_by_a_persons_word_and_stop_only_what_is_strict(shop: Shop) -> None:
+    shop.commit({"README.md": "no migration"})
+    found = {check.name: check for check in shop.ask().manual}
+    assert list(found) == list(MANUAL_ITEMS)
+    assert found["Database migrations reviewed"].detail == "none is pending"
+    attest(shop.connections, "main", ManualItem.SECURITY, by="Ada", note="npm audit: 0 high", valid=timedelta(hours=1))
+    security = next(check for check in shop.ask().manual if check.name == "Security audit passed")
+    assert security.outcome is Outcome.PASSED
+    assert security.detail.startswith("attested by Ada until 20")
+    assert security.detail.endswith(": npm audit: 0 high")
+    assert not shop.ask().refusals
+    shop.commit({"README.md": "another commit"})
+    security = next(check for check in shop.ask().manual if check.name == "Security audit passed")
+    assert security.outcome is Outcome.WARNING, "of another commit nobody has said anything"
+
+
+@pytest.mark.parametrize(
+    ("by", "valid", "wrong"), [(" ", timedelta(hours=1), "by"), ("Ada", timedelta(days=8), "valid")]
+)
+def test_an_attestation_has_a_name_and_an_end(shop: Shop, by: str, valid: timedelta, wrong: str) -> None:
+    shop.commit({"README.md": "x"})
+    with pytest.raises(InvalidInputError, match=wrong):
+        attest(shop.connections, "main", ManualItem.SECURITY, by=by, note="", valid=valid)
 
 
 def test_everything_that_is_wrong_is_said_at_once(shop: Shop) -> None:
