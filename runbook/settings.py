@@ -303,6 +303,11 @@ class Settings(_Section):
     )
     smoke_file: str = Field(default="smoke.toml", description="Smoke tests in the application's repository.")
     tests: tuple[TestCommand, ...] = Field(default=(), description="The application's test suite, in order.")
+    audits: tuple[TestCommand, ...] = Field(
+        default=(),
+        description="Security audits of a release, whose report in JSON is read: `npm audit --json` or `pip-audit "
+        "--format=json -r requirements.txt`.",
+    )
     backup: BackupSettings = BackupSettings()
     migrations: MigrationSettings = MigrationSettings()
     rolling_release: bool = Field(

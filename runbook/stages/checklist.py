@@ -26,6 +26,7 @@ from runbook.stages.github_checks import github_checks, history_check
 from runbook.stages.manual_verification import manual_verification
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
 from runbook.stages.preparation import check_bound
+from runbook.stages.security_audit import security_audit
 from runbook.stages.traffic import check_traffic
 
 
@@ -85,6 +86,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("application host", lambda: connections.host.check()),
         _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
         _test_suite(connections),
+        *security_audit(connections, git_sha, strict=strict),
         *github_checks(connections, git_sha, strict=strict),
     ]
     plan = None

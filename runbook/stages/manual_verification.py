@@ -12,12 +12,14 @@ from runbook.clients.attestations import AttestationRecords
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, ServiceError
 from runbook.reports import DeployReport, FinalState
-from runbook.rules import ci, review
+from runbook.rules import audit, ci, review
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.maintenance import windows_at
 from runbook.rules.manual_items import Attestation, ManualItem, manual_checks
 
 LONGEST = timedelta(days=7)
+_CHECKED = {ManualItem.TESTS: ci.NAME, ManualItem.REVIEW: review.NAME, ManualItem.SECURITY: audit.NAME}
+"""The checks that are evidence of an item."""
 
 
 def manual_verification(
@@ -62,11 +64,7 @@ def _evidence(
     connections: Connections, checks: Sequence[Check], pending: Sequence[str] | None
 ) -> dict[ManualItem, Check]:
     by_name = {check.name: check for check in checks}
-    found = {
-        item: by_name[name]
-        for item, name in ((ManualItem.TESTS, ci.NAME), (ManualItem.REVIEW, review.NAME))
-        if name in by_name
-    }
+    found = {item: by_name[name] for item, name in _CHECKED.items() if name in by_name}
     reviewed = found.get(ManualItem.REVIEW)
     if pending is not None and not pending:
         found[ManualItem.MIGRATIONS] = Check("", Outcome.PASSED, "none is pending")

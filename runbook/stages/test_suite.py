@@ -5,18 +5,14 @@ Source: runbook, "Stage 2: Test Suite".
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from runbook.clients.checkout_command import run_in_checkout
 from runbook.connections import Connections
 from runbook.errors import StageError
 from runbook.settings import TestCommand
@@ -62,10 +58,11 @@ def run_test_suite(connections: Connections, git_sha: str) -> TestReport:
 
 def _run(command: TestCommand, checkout: Path) -> TestResult:
     begun = time.monotonic()
-    argv = [sys.executable if argument == "{python}" else argument for argument in command.argv]
-    # Into a file: what a command leaves running in the background would keep a pipe open.
     output = checkout.parent / "output"
-    code = _exit_code(argv, command, checkout, output)
+    try:
+        code = run_in_checkout(command.argv, checkout, command.timeout_s, output=output)
+    except OSError as error:
+        raise StageError(f"{command.name}: {command.argv[0]} cannot be started: {error}") from error
     lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     tail = "\n".join(lines[-40:])
     if code is None:
@@ -77,30 +74,3 @@ def _run(command: TestCommand, checkout: Path) -> TestResult:
     )
     _log.info("%s passed in %.1f s", result.name, result.duration_s)
     return result
-
-
-def _exit_code(argv: list[str], command: TestCommand, checkout: Path, output: Path) -> int | None:
-    """Run a command to its end, or to its time-out (None); whatever it started is gone afterwards."""
-    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(checkout.parent), "LANG": "C.UTF-8", "CI": "true"}
-    environment["PYTHONUNBUFFERED"] = "1"  # output in its order, and what was said before a time-out is not lost
-    try:
-        with output.open("wb") as stream:
-            process = subprocess.Popen(
-                argv,
-                cwd=checkout,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise StageError(f"{command.name}: {argv[0]} cannot be started: {error}") from error
-    try:
-        return process.wait(timeout=command.timeout_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
