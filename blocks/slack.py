@@ -42,7 +42,7 @@ class SlackNotifications(Block):
         given = [name for name, secret in (("token", self.token), ("webhook_url", self.webhook_url)) if secret]
         if len(given) != 1:
             raise ValueError("fill in either token and channel, or webhook_url; not both, and not none")
-        if self.token is not None and not self.channel:
+        if self.token and not self.channel:
             raise ValueError("channel is needed with a token: its id stands at the end of Slack's channel details")
         return self
 
@@ -50,7 +50,7 @@ class SlackNotifications(Block):
         """Return the client; `InvalidInputError` when a field cannot be right."""
         saved = self._block_document_name
         block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        if self.token is not None:
+        if self.token:
             return slack_channel(self.token, self.channel, url=self.api_url, block=block)
         assert self.webhook_url is not None  # noqa: S101 - one of both, see above
         return slack_webhook(self.webhook_url, block=block)

@@ -5,6 +5,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks.environment import Environment
 from blocks.slack import SlackNotifications
+from runbook.clients.slack import SlackWebhook
 from runbook.errors import InvalidInputError, RejectedError
 from tests.emulators.slack import slack_emulator
 
@@ -24,6 +25,11 @@ def test_a_filled_in_form_reaches_the_workspace() -> None:
         hook = SlackNotifications(webhook_url=SecretStr(slack.webhook_url))
         assert hook.check() == "the incoming webhook of Slack takes messages"
         assert slack.posted_to.messages == []
+
+
+def test_a_field_that_the_form_sends_empty_counts_as_left_out() -> None:
+    block = SlackNotifications.model_validate({"token": "", "webhook_url": "https://hooks.slack.com/services/T/B/x"})
+    assert isinstance(block.get_client(), SlackWebhook)
 
 
 @pytest.mark.parametrize(
