@@ -85,8 +85,8 @@ class Shop:
         settings = settings.model_copy(
             update={
                 "tests": (),
-                "watch": settings.watch.model_copy(update={"duration_s": 1.0, "interval_s": 0.1}),
-                "rollback": settings.rollback.model_copy(update={"watch_s": 1.0, "replay": self.method}),
+                "watch": settings.watch.model_copy(update={"duration_s": 2.0, "interval_s": 0.1}),
+                "rollback": settings.rollback.model_copy(update={"watch_s": 2.0, "replay": self.method}),
             }
         )
         host = LocalHost.attach(self.local.root / "host")
