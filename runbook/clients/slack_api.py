@@ -157,7 +157,12 @@ class SlackApi:
         self._call("chat.update", "update a message", _Nothing, body, repeatable=True)
 
     def create_channel(self, name: str) -> Conversation:
-        """Create a public channel; `TakenError` when there is one of that name, archived or not."""
+        """Create a public channel; `TakenError` when there is one of that name, archived or not.
+
+        It is looked for beforehand: what is there when an answer is lost is then the one that was created.
+        """
+        if self.channel(name) is not None:
+            raise TakenError(f"Slack, create #{name}: name_taken.")
         try:
             answer = self._call("conversations.create", f"create #{name}", _Created, {"name": name})
         except LostError:

@@ -153,6 +153,15 @@ def test_an_incident_channel_whose_answer_is_lost_is_not_made_twice(
     assert [each.name for each in slack.channels.values()] == ["deploys", "inc-1"]
 
 
+def test_a_channel_that_was_there_before_is_not_taken_for_the_one_whose_answer_was_lost(
+    slack: SlackEmulator, channel: SlackChannel
+) -> None:
+    first = channel.open_incident_channel("inc-1", topic="of somebody else")
+    slack.lose("POST", "/api/conversations.create")
+    assert channel.open_incident_channel("inc-1", topic="ours").name == "inc-1-2"
+    assert slack.channels[first.id].topic == "of somebody else"
+
+
 def test_inviting_those_who_are_there_is_no_error(slack: SlackEmulator, channel: SlackChannel) -> None:
     made = channel.open_incident_channel("inc-1", topic="x", people=("U1",))
     channel.api.invite(made.id, ("U1",))
