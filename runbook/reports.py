@@ -9,6 +9,7 @@ Source: runbook, "Deployment Logs".
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -345,18 +346,25 @@ class StepLog:
     started: float = field(default_factory=time.monotonic)
 
     def run(self, name: str, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one step; what it raises is recorded and passed on."""
-        begun = time.monotonic()
+        """Run one step; what it raises is recorded and passed on.
+
+        A cancellation is passed on as one, also when whoever runs the stage fell over it and raised an error instead:
+        for a signal between two tasks Prefect raises "Task run is not set".
+        """
+        begun, handled = time.monotonic(), sys.exception()
         for follower in self.followers:
             follower(name)
         try:
             result = stage(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as raised:
+            error = _interruption(raised, handled)
             text = str(error) or type(error).__name__
             self.steps.append(
                 Step(step=name, status=StepStatus.FAILED, duration=round(time.monotonic() - begun, 3), error=text)
             )
             _log.error("%s: %s", name, text)
+            if error is not raised:
+                raise error from None
             raise
         self.steps.append(Step(step=name, status=StepStatus.COMPLETED, duration=round(time.monotonic() - begun, 3)))
         return result
@@ -365,3 +373,11 @@ class StepLog:
     def duration_s(self) -> float:
         """Seconds since the first step could have begun."""
         return round(time.monotonic() - self.started, 3)
+
+
+def _interruption(error: BaseException, handled: BaseException | None) -> BaseException:
+    """Return the cancellation that an error was raised over, or the error; not one that is `handled` by undoing."""
+    seen: BaseException | None = error
+    while isinstance(seen, Exception) and seen is not handled:
+        seen = seen.__cause__ or seen.__context__
+    return error if seen is None or seen is handled else seen

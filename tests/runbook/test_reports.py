@@ -128,3 +128,37 @@ def test_the_duration_of_a_run_covers_what_lies_between_its_steps() -> None:
 
 def fail_with(error: BaseException) -> None:
     raise error
+
+
+def test_a_cancellation_stays_one_when_whoever_runs_the_stage_falls_over_it() -> None:
+    def cancelled() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Task run is not set")
+
+    log = StepLog()
+    with pytest.raises(KeyboardInterrupt):
+        log.run("backup", cancelled)
+    assert [(step.status, step.error) for step in log.steps] == [(StepStatus.FAILED, "KeyboardInterrupt")]
+
+
+def test_an_error_over_an_error_stays_itself() -> None:
+    def fails() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ValueError("second") from error
+
+    with pytest.raises(ValueError, match="second"):
+        StepLog().run("backup", fails)
+
+
+def test_an_error_of_what_undoes_a_cancelled_run_stays_itself() -> None:
+    log = StepLog()
+    try:
+        log.run("deploy", fail_with, KeyboardInterrupt())
+    except KeyboardInterrupt:
+        with pytest.raises(StageError, match="the host is stuck"):
+            log.run("undo", fail_with, StageError("the host is stuck"))
+    assert [step.error for step in log.steps] == ["KeyboardInterrupt", "the host is stuck"]
