@@ -56,7 +56,7 @@ def check_transport(url: str) -> tuple[Check, ...]:
         if host in _LOOPBACK:
             return ()
         return (Check("TLS", Outcome.FAILED, f"{url} is not encrypted", "Serve it with https."),)
-    return (_certificate(host, parts.port or 443), _redirect(host))
+    return (_certificate(host, parts.port or 443), check_redirect(f"http://{host}/"))
 
 
 def _certificate(host: str, port: int) -> Check:
@@ -79,12 +79,13 @@ def _certificate(host: str, port: int) -> Check:
     return Check(name, Outcome.PASSED, said)
 
 
-def _redirect(host: str) -> Check:
-    name, answer = "redirect to https", probe(f"http://{host}/", timeout_s=_WAIT_S)
+def check_redirect(url: str) -> Check:
+    """Check that a URL with plain HTTP leads to https, or that nobody answers there."""
+    name, answer = "redirect to https", probe(url, timeout_s=_WAIT_S)
     target = answer.headers.get("location", "")
     if answer.status is None:
-        return Check(name, Outcome.PASSED, f"http://{host}/ does not answer: {answer.problem}")
+        return Check(name, Outcome.PASSED, f"{url} does not answer: {answer.problem}")
     if 300 <= answer.status < 400 and target.startswith("https://"):
         return Check(name, Outcome.PASSED, f"{answer.status} to {target}")
-    said = f"http://{host}/ answers {answer.status}{f', to {target}' if target else ''}"
+    said = f"{url} answers {answer.status}{f', to {target}' if target else ''}"
     return Check(name, Outcome.WARNING, said, "Redirect to https: what is typed without it travels in clear.")

@@ -4,7 +4,7 @@ import json
 import logging
 import stat
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,7 @@ from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import TransientError
 from runbook.settings import Settings
-from runbook.stages import notification
-from runbook.stages.notification import deliver, notify, records_of
+from runbook.stages.notification import LONGEST, MOST, deliver, notify, records_of
 from tests.fakes.application_host import MemoryHost
 
 
@@ -118,18 +117,20 @@ def test_what_waits_can_be_seen_and_delivered_by_hand(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_or_too_much_is_given_up_and_the_log_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(notification, "MOST", 2)
-    mailbox = Mailbox(error=TransientError("no answer"))
-    for _ in range(4):
-        send(tmp_path, mailbox)
-    assert len(records_of(made(tmp_path)).waiting()) == 3, "with each message what is beyond the newest two goes"
-    monkeypatch.setattr(notification, "LONGEST", timedelta(0))
-    mailbox.error = None
+    connections, mailbox = made(tmp_path), Mailbox()
+    for number in range(MOST + 1):
+        said = Notification("production", "info", f"message {number}", "")
+        records_of(connections).keep(mailbox.name, said, "no answer")
+    [last, *_] = list(records_of(connections).waiting().items())[::-1]
+    old = last[1].model_copy(update={"said_at": datetime.now(UTC) - LONGEST})
+    connections.store.objects.replace(last[0], old.model_dump_json().encode())
     assert send(tmp_path, mailbox) == ()
-    assert len(mailbox.messages) == 1
-    assert "3 messages that it never took are given up" in caplog.text
+    titles = [message.title for message in mailbox.messages]
+    assert titles == [f"message {number}" for number in range(1, MOST)] + ["v2 not released"]
+    assert "2 messages that it never took are given up" in caplog.text
+    assert records_of(connections).waiting() == {}
 
 
 def test_a_store_that_is_down_stops_no_message(tmp_path: Path) -> None:

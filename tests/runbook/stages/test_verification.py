@@ -13,19 +13,22 @@ import pytest
 from runbook.connections import Connections
 from runbook.errors import RefusedError
 from runbook.rules.checklist import Outcome
-from runbook.stages import verification
-from runbook.stages.verification import check_transport, verify
+from runbook.stages.verification import check_redirect, check_transport, verify
 from tests.fakes.application_host import MemoryHost
 from tests.runbook.tls_proxy import make_certificate
 
 
-class Page(BaseHTTPRequestHandler):
+class Site(ThreadingHTTPServer):
     target = ""
 
+
+class Page(BaseHTTPRequestHandler):
+    server: Site
+
     def do_GET(self) -> None:
-        self.send_response(308 if self.target else 200)
-        if self.target:
-            self.send_header("Location", self.target)
+        self.send_response(308 if self.server.target else 200)
+        if self.server.target:
+            self.send_header("Location", self.server.target)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -34,8 +37,9 @@ class Page(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(context: ssl.SSLContext | None = None) -> Generator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+def serving(context: ssl.SSLContext | None = None, *, target: str = "") -> Generator[int]:
+    with Site(("127.0.0.1", 0), Page) as server:
+        server.target = target
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -99,10 +103,9 @@ def test_plain_http_is_an_error_unless_it_is_this_machine() -> None:
     ("target", "outcome"),
     [("https://shop.example/", Outcome.PASSED), ("http://shop.example/", Outcome.WARNING), ("", Outcome.WARNING)],
 )
-def test_plain_http_has_to_lead_to_https(monkeypatch: pytest.MonkeyPatch, target: str, outcome: Outcome) -> None:
-    monkeypatch.setattr(Page, "target", target)
-    with serving() as port:
-        found = verification._redirect(f"127.0.0.1:{port}")  # pyright: ignore[reportPrivateUsage] - port 80 is taken
+def test_plain_http_has_to_lead_to_https(target: str, outcome: Outcome) -> None:
+    with serving(target=target) as port:
+        found = check_redirect(f"http://127.0.0.1:{port}/")
     assert found.outcome is outcome, found.detail
 
 
