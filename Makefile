@@ -18,7 +18,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	@$(BIN)/python -m deployments.demo $(if $(KEEP),--keep) $(if $(HOST),--host=$(HOST))
+	@$(BIN)/python -u -m deployments.demo $(if $(KEEP),--keep) $(if $(HOST),--host=$(HOST))
 
 stop: install
 	@$(BIN)/python -m deployments.demo --stop
