@@ -91,7 +91,7 @@ def test_how_it_ended_can_be_seen_from_afar(
 def test_who_recovers_a_dead_run_goes_on_with_its_message(slack: SlackEmulator, connections: Connections) -> None:
     dead = shown(connections)
     dead.begin()
-    dead._worker.shutdown()  # pyright: ignore[reportPrivateUsage] - what it said was sent before it died
+    dead._background._worker.shutdown()  # pyright: ignore[reportPrivateUsage] - what it said was sent before it died
     later = replace(connections, channels=(reaching(slack.url, slack.posted_to.id),))
     assert shown(later).end(success=False, state=FinalState.VERIFIED) == ()
     [message] = slack.posted_to.messages
@@ -131,5 +131,5 @@ def test_who_leaves_says_nothing_more(slack: SlackEmulator, connections: Connect
     run = shown(connections)
     run.begin()
     run.leave()
-    run._worker.shutdown()  # pyright: ignore[reportPrivateUsage] - waits for what is under way
+    run._background._worker.shutdown()  # pyright: ignore[reportPrivateUsage] - waits for what is under way
     assert not [message for message in slack.posted_to.messages if "done" in message.text]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -23,12 +24,11 @@ class Site(ThreadingHTTPServer):
 
 
 class Page(BaseHTTPRequestHandler):
-    server: Site
-
     def do_GET(self) -> None:
-        self.send_response(308 if self.server.target else 200)
-        if self.server.target:
-            self.send_header("Location", self.server.target)
+        target = cast("Site", self.server).target
+        self.send_response(308 if target else 200)
+        if target:
+            self.send_header("Location", target)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
