@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.github import API_URL, IGNORED_CHECKS, GitHub, GitHubSettings
 
 _LOGO = "https://github.githubassets.com/images/modules/logos_page/GitHub-Mark.png"
@@ -39,9 +40,9 @@ class GitHubRepository(Block):
 
     def get_client(self) -> GitHub:
         """Return the client of this repository; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        settings = GitHubSettings(self.owner, self.repository, self.branch, self.api_url, self.ignored_checks, block)
+        settings = GitHubSettings(
+            self.owner, self.repository, self.branch, self.api_url, self.ignored_checks, name_of(self)
+        )
         return GitHub(settings, self.token)
 
     def check(self, environment: str = "production") -> str:

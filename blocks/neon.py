@@ -7,6 +7,7 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.neon import API_URL, NeonRestorePoints, NeonSettings
 
 
@@ -31,9 +32,7 @@ class NeonProject(Block):
 
     def get_client(self) -> NeonRestorePoints:
         """Return the client of this project; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        settings = NeonSettings(self.project_id, self.branch, self.kind, self.api_url, block)
+        settings = NeonSettings(self.project_id, self.branch, self.kind, self.api_url, name_of(self))
         return NeonRestorePoints(settings, self.api_key)
 
     def check(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.pager_duty import API_URL, PagerDuty, pager_duty
 
 _LOGO = "https://www.pagerduty.com/wp-content/uploads/2020/08/PagerDuty-PD-Green.png"
@@ -26,9 +27,7 @@ class PagerDutyService(Block):
 
     def get_client(self, run_url: str | None = None) -> PagerDuty:
         """Return the client, which links to `run_url`; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        return pager_duty(self.routing_key, url=self.api_url, run_url=run_url, block=block)
+        return pager_duty(self.routing_key, url=self.api_url, run_url=run_url, block=name_of(self))
 
     def check(self) -> str:
         """Return what is known without waking anybody."""

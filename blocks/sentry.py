@@ -7,6 +7,7 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.sentry import API_URL, Sentry, SentrySettings
 
 _LOGO = "https://sentry-brand.storage.googleapis.com/sentry-glyph-black.png"
@@ -32,9 +33,9 @@ class SentryProject(Block):
 
     def get_client(self) -> Sentry:
         """Return the client of this project; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        return Sentry(SentrySettings(self.organization, self.project, self.api_url, self.named_by, block), self.token)
+        return Sentry(
+            SentrySettings(self.organization, self.project, self.api_url, self.named_by, name_of(self)), self.token
+        )
 
     def check(self) -> str:
         """Return what was found there, after reading all that the runbook reads.

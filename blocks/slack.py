@@ -7,6 +7,7 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
+from blocks.naming import name_of
 from runbook.clients.slack import SlackChannel, SlackWebhook, slack_channel, slack_webhook
 from runbook.clients.slack_api import API_URL
 
@@ -48,12 +49,10 @@ class SlackNotifications(Block):
 
     def get_client(self) -> SlackChannel | SlackWebhook:
         """Return the client; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
         if self.token:
-            return slack_channel(self.token, self.channel, url=self.api_url, block=block)
+            return slack_channel(self.token, self.channel, url=self.api_url, block=name_of(self))
         assert self.webhook_url is not None  # noqa: S101 - one of both, see above
-        return slack_webhook(self.webhook_url, block=block)
+        return slack_webhook(self.webhook_url, block=name_of(self))
 
     def check(self) -> str:
         """Return what was found; nothing is posted.

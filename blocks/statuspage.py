@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.statuspage import API_URL, Statuspage
 
 _LOGO = "https://wac-cdn.atlassian.com/assets/img/favicons/statuspage/favicon-32x32.png"
@@ -25,9 +26,7 @@ class PublicStatusPage(Block):
 
     def get_client(self) -> Statuspage:
         """Return the client of this page; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        return Statuspage(self.page, self.api_key, url=self.api_url, block=block)
+        return Statuspage(self.page, self.api_key, url=self.api_url, block=name_of(self))
 
     def check(self) -> str:
         """Return the name of the page.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 
+from blocks.naming import name_of
 from runbook.clients.vercel import API_URL, VercelHost, VercelSettings
 
 _LOGO = "https://assets.vercel.com/image/upload/front/favicon/vercel/180x180.png"
@@ -36,9 +37,7 @@ class VercelProject(Block):
 
     def get_client(self) -> VercelHost:
         """Return the client of this project; `InvalidInputError` when a field cannot be right."""
-        saved = self._block_document_name
-        block = f"block {self.get_block_type_slug()}/{saved}" if saved else f"block {self._block_type_name}"
-        settings = VercelSettings(self.project, self.public_url, self.team, self.api_url, block)
+        settings = VercelSettings(self.project, self.public_url, self.team, self.api_url, name_of(self))
         return VercelHost(settings, self.token, self.bypass_secret)
 
     def check(self) -> str:

@@ -13,8 +13,12 @@ from blocks.environment import Environment
 from blocks.github import GitHubRepository
 from blocks.local_host import LocalApplicationHost
 from blocks.neon import NeonProject
+from blocks.pager_duty import PagerDutyService
 from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
+from blocks.sentry import SentryProject
+from blocks.slack import SlackNotifications
+from blocks.statuspage import PublicStatusPage
 from blocks.vercel import VercelProject
 from runbook.rules.checklist import Outcome
 from runbook.settings import Settings
@@ -22,7 +26,8 @@ from tests.emulators.vercel import PROJECT, TEAM, vercel_emulator
 
 BLOCKS: list[type[Block]] = [
     *(Environment, PostgresDatabase, FolderBackupStore, S3BackupStore),
-    *(LocalApplicationHost, VercelProject, NeonProject, GitHubRepository),
+    *(LocalApplicationHost, VercelProject, NeonProject, GitHubRepository, SentryProject),
+    *(SlackNotifications, PagerDutyService, PublicStatusPage),
 ]
 
 
@@ -35,6 +40,24 @@ def test_a_block_presents_itself_and_explains_its_fields(block: type[Block]) -> 
     assert str(made.documentation_url).startswith("https://")
     fields = block.model_json_schema()["properties"]
     assert [name for name, field in fields.items() if not field.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    ("block", "secrets"),
+    [
+        (SentryProject, ["token"]),
+        (SlackNotifications, ["token", "webhook_url"]),
+        (PagerDutyService, ["routing_key"]),
+        (PublicStatusPage, ["api_key"]),
+    ],
+)
+def test_the_secrets_of_a_form_are_kept_as_such(block: type[Block], secrets: list[str]) -> None:
+    assert sorted(block.model_json_schema()["secret_fields"]) == secrets
+
+
+@pytest.mark.parametrize("field", ["sentry", "slack", "pager_duty", "status_page"])
+def test_an_environment_needs_none_of_those_who_are_told(field: str) -> None:
+    assert Environment.model_fields[field].default is None
 
 
 def test_an_environment_is_asked_block_by_block_and_one_that_fails_hides_none(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from blocks.environment import Environment
 from blocks.sentry import SentryProject
 from runbook.errors import InvalidInputError, RejectedError
 from tests.emulators.sentry import ORGANIZATION, PROJECT, sentry_emulator
@@ -25,17 +24,3 @@ def test_an_address_in_clear_gives_no_client() -> None:
     block = SentryProject(organization="o", project="p", token=SecretStr(TOKEN), api_url="http://sentry.example/api/0")
     with pytest.raises(InvalidInputError, match="api_url"):
         block.get_client()
-
-
-def test_the_block_is_presented_as_what_it_is() -> None:
-    made = SentryProject._to_block_type()  # pyright: ignore[reportPrivateUsage] - what is registered
-    assert (made.name, made.slug) == ("Runbook Sentry Project", "runbook-sentry-project")
-    assert str(made.logo_url).startswith("https://")
-    assert str(made.documentation_url).startswith("https://docs.sentry.io/")
-    schema = SentryProject.model_json_schema()
-    assert all(field["description"] for field in schema["properties"].values())
-    assert schema["secret_fields"] == ["token"]
-
-
-def test_an_environment_needs_no_sentry() -> None:
-    assert Environment.model_fields["sentry"].default is None

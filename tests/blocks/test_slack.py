@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.environment import Environment
 from blocks.slack import SlackNotifications
 from runbook.clients.slack import SlackWebhook
 from runbook.errors import InvalidInputError, RejectedError
@@ -48,17 +47,3 @@ def test_a_form_needs_one_way_to_slack(given: dict[str, str], wrong: str) -> Non
 def test_an_address_in_clear_gives_no_client() -> None:
     with pytest.raises(InvalidInputError, match="api_url"):
         SlackNotifications(token=SecretStr(TOKEN), channel="C0", api_url="http://slack.example/api").get_client()
-
-
-def test_the_block_is_presented_as_what_it_is() -> None:
-    made = SlackNotifications._to_block_type()  # pyright: ignore[reportPrivateUsage] - what is registered
-    assert (made.name, made.slug) == ("Runbook Slack Notifications", "runbook-slack-notifications")
-    assert str(made.logo_url).startswith("https://")
-    assert str(made.documentation_url).startswith("https://docs.slack.dev/")
-    schema = SlackNotifications.model_json_schema()
-    assert all(field["description"] for field in schema["properties"].values())
-    assert sorted(schema["secret_fields"]) == ["token", "webhook_url"]
-
-
-def test_an_environment_needs_no_slack() -> None:
-    assert Environment.model_fields["slack"].default is None
