@@ -8,18 +8,14 @@ import pytest
 from pydantic import SecretStr
 
 from runbook.clients.application_host import Release
-from runbook.clients.backup_store import BackupStore
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
 from runbook.clients.http_api import Patience
-from runbook.clients.postgres import Database
 from runbook.clients.sentry import Sentry, SentrySettings
 from runbook.connections import Connections
 from runbook.rules.checklist import Outcome
-from runbook.settings import Settings
 from runbook.stages.error_tracking import check_new_issues, mark_deploy
 from tests.emulators.sentry import ORGANIZATION, PROJECT, SentryEmulator, sentry_emulator
 from tests.fakes.application_host import MemoryHost
+from tests.runbook.surroundings import surrounded
 
 TOKEN = "sntrys_never_to_be_seen_0123456789"
 SHA = "a" * 40
@@ -39,16 +35,7 @@ def emulator(server: SentryEmulator) -> SentryEmulator:
 
 @pytest.fixture
 def connections(emulator: SentryEmulator, tmp_path: Path) -> Connections:
-    return Connections(
-        settings=Settings(name="production", repository="", database="shop"),
-        repository=Repository(tmp_path),
-        database=Database("postgresql://127.0.0.1:1/shop"),
-        host=MemoryHost(),
-        store=BackupStore(FolderStore(tmp_path)),
-        channels=(),
-        sentry=reaching(emulator.url),
-        run_url="https://prefect.example/runs/flow-run/1",
-    )
+    return surrounded(tmp_path, sentry=reaching(emulator.url), run_url="https://prefect.example/runs/flow-run/1")
 
 
 def reaching(url: str) -> Sentry:

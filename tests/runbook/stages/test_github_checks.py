@@ -7,18 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from runbook.clients.backup_store import BackupStore
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
 from runbook.clients.github import GitHub, GitHubSettings
 from runbook.clients.http_api import Patience
-from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.rules.checklist import Check, Outcome, refusals
-from runbook.settings import Settings
 from runbook.stages.github_checks import github_checks, history_check
 from tests.emulators.github import GitHubEmulator, github_emulator
-from tests.fakes.application_host import MemoryHost
+from tests.runbook.surroundings import surrounded
 
 TOKEN = "github_pat_never_to_be_seen_0123456789"
 SHA, BESIDE = "a" * 40, "b" * 40
@@ -53,15 +48,7 @@ def asking(server: GitHubEmulator, tmp_path: Path) -> Asking:
     server.commit(SHA)
     server.runs[SHA] = [("build", "completed", "success"), ("runbook", "in_progress", None)]
     server.add_pull(7, head=SHA).reviews = [("ann", "APPROVED", SHA)]
-    connections = Connections(
-        settings=Settings(name="production", repository="", database="shop"),
-        repository=Repository(tmp_path),
-        database=Database("postgresql://127.0.0.1:1/shop"),
-        host=MemoryHost(),
-        store=BackupStore(FolderStore(tmp_path)),
-        channels=(),
-        github=reaching(server.url),
-    )
+    connections = surrounded(tmp_path, github=reaching(server.url))
     return Asking(server, connections)
 
 

@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from runbook.clients.backup_store import BackupStore
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
 from runbook.clients.github import GitHub, GitHubSettings
 from runbook.clients.http_api import Patience
-from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.reports import FinalState
-from runbook.settings import Settings
 from runbook.stages.github_deployment import GitHubDeployment
 from tests.emulators.github import GitHubEmulator, github_emulator
-from tests.fakes.application_host import MemoryHost
+from tests.runbook.surroundings import surrounded
 
 TOKEN = "github_pat_never_to_be_seen_0123456789"
 SHA = "a" * 40
@@ -40,16 +35,7 @@ def github(server: GitHubEmulator) -> GitHubEmulator:
 
 @pytest.fixture
 def connections(github: GitHubEmulator, tmp_path: Path) -> Connections:
-    return Connections(
-        settings=Settings(name="production", repository="", database="shop"),
-        repository=Repository(tmp_path),
-        database=Database("postgresql://127.0.0.1:1/shop"),
-        host=MemoryHost(),
-        store=BackupStore(FolderStore(tmp_path)),
-        channels=(),
-        github=reaching(github.url),
-        run_url="http://127.0.0.1:4200/runs/flow-run/1",
-    )
+    return surrounded(tmp_path, github=reaching(github.url), run_url="http://127.0.0.1:4200/runs/flow-run/1")
 
 
 def reaching(url: str) -> GitHub:

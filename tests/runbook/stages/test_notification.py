@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import Channel, LogChannel, Notification
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
-from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import TransientError
-from runbook.settings import Settings
 from runbook.stages.notification import LONGEST, MOST, deliver, notify, records_of
-from tests.fakes.application_host import MemoryHost
+from tests.runbook.surroundings import surrounded
 
 
 @dataclass
@@ -40,14 +35,7 @@ def send(tmp_path: Path, *channels: Channel) -> tuple[str, ...]:
 
 
 def made(tmp_path: Path, *channels: Channel) -> Connections:
-    return Connections(
-        settings=Settings(name="production", repository="", database="shop"),
-        repository=Repository(tmp_path),
-        database=Database("postgresql://127.0.0.1:1/shop"),
-        host=MemoryHost(),
-        store=BackupStore(FolderStore(tmp_path)),
-        channels=channels,
-    )
+    return surrounded(tmp_path, *channels)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import LogChannel
-from runbook.clients.folder_store import FolderStore
-from runbook.clients.git import Repository
 from runbook.clients.http_api import Patience
-from runbook.clients.postgres import Database
 from runbook.clients.slack import slack_channel
 from runbook.connections import Connections
 from runbook.reports import FinalState
-from runbook.settings import Settings
 from runbook.stages.notification import notify
 from runbook.stages.run_message import RunMessage
 from tests.emulators.slack import SlackEmulator, slack_emulator
-from tests.fakes.application_host import MemoryHost
+from tests.runbook.surroundings import surrounded
 
 TOKEN = "xoxb-never_to_be_seen_0123456789"
 
@@ -39,13 +34,10 @@ def slack(server: SlackEmulator) -> SlackEmulator:
 
 @pytest.fixture
 def connections(slack: SlackEmulator, tmp_path: Path) -> Connections:
-    return Connections(
-        settings=Settings(name="production", repository="", database="shop"),
-        repository=Repository(tmp_path),
-        database=Database("postgresql://127.0.0.1:1/shop"),
-        host=MemoryHost(),
-        store=BackupStore(FolderStore(tmp_path)),
-        channels=(LogChannel(tmp_path / "log"), reaching(slack.url, slack.posted_to.id)),
+    return surrounded(
+        tmp_path,
+        LogChannel(tmp_path / "log"),
+        reaching(slack.url, slack.posted_to.id),
         run_url="http://127.0.0.1:4200/runs/flow-run/1",
     )
 
