@@ -18,6 +18,7 @@ from runbook.clients.slack_api import API_URL, LONGEST, Conversation, Message, S
 from runbook.errors import InvalidInputError, RejectedError
 
 _MARKS = {"info": ":white_check_mark:", "warning": ":warning:", "error": ":rotating_light:"}
+_CUT_ENTITY = re.compile("&[a-z]{0,3}$")
 _UNNAMEABLE = re.compile(r"[^a-z0-9_-]+")
 _NAME_TRIES = 20
 _OFFICIAL_WEBHOOK = "https://hooks.slack.com/services/..."
@@ -32,9 +33,9 @@ def escaped(text: str) -> str:
 
 
 def worded(notification: Notification) -> str:
-    """Return a notification as a message."""
+    """Return a notification as a message, cut where Slack would, but never within an entity."""
     head = f"{_MARKS[notification.level]} *{escaped(notification.title)}*"
-    return f"{head}\n{escaped(notification.text)}".strip()[:LONGEST]
+    return _CUT_ENTITY.sub("", f"{head}\n{escaped(notification.text)}".strip()[:LONGEST])
 
 
 @dataclass
