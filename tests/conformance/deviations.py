@@ -74,6 +74,30 @@ DEVIATIONS = [
     ),
     Deviation(
         "slack",
+        "(POST /chat.postMessage|GET /conversations.(history|replies))",
+        r"answer.*: Additional properties are not allowed \('metadata' was unexpected\)$",
+        "as above",
+    ),
+    Deviation(
+        "slack",
+        ".*",
+        r"answer: Additional properties are not allowed \('(provided|needed)', '(provided|needed)' were unexpected\)$",
+        "how Slack says which scope a token lacks (docs.slack.dev/reference/methods, common errors)",
+    ),
+    Deviation(
+        "slack",
+        ".*",
+        "answer.error: 'missing_scope' is not one of",
+        "as above: the document leaves this refusal out of most methods",
+    ),
+    Deviation(
+        "slack",
+        "GET /conversations.history",
+        r"answer.messages: \[\] should be non-empty$",
+        "a channel in which nobody has written has no messages",
+    ),
+    Deviation(
+        "slack",
         "GET /conversations.(history|replies)",
         "request.query: include_all_metadata is not a parameter",
         "as above",

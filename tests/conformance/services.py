@@ -155,22 +155,24 @@ def document_of(service: str) -> JSON:
     about = SERVICES[service]
     if about.document.suffix != ".mjs":
         document = read(about.document)
-        return _requests(document) if service == "slack" else document
+        return _of_slack(document) if service == "slack" else document
     argv = ["node", str(about.document), str(MODULES)]
     return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
 
-def _requests(document: JSON) -> JSON:
-    """Return what Slack's document says of requests: it is of 2020, and what it says of answers is out of date.
+def _of_slack(document: JSON) -> JSON:
+    """Return what Slack's document says, as requests are sent today; it is of 2020.
 
     It has the token in a header of its own, and forms only. Arguments may be sent as JSON as well; what is JSON in a
-    text in a form is JSON itself there.
+    text in a form is JSON itself there. A refusal is answered with 200, too.
     """
     for path, methods in used(document).items():
         for method in methods:
             operation = document["paths"][path][method]
             operation["parameters"] = [each for each in operation["parameters"] if each["name"] != "token"]
-            operation["responses"] = {"200": {"description": "anything"}}
+            answers = [each["content"]["application/json"]["schema"] for each in operation["responses"].values()]
+            either = {"application/json": {"schema": {"anyOf": answers}}}
+            operation["responses"] = {"200": {"description": "done, or refused", "content": either}}
             content = operation.get("requestBody", {}).get("content", {})
             for form in list(content.values()):
                 members: JSON = {

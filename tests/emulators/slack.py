@@ -160,7 +160,7 @@ class SlackEmulator(Emulator):
         self._check_said(given)
         message.text, message.edits = given.get("text", message.text), message.edits + 1
         message.blocks = given.get("blocks", message.blocks)
-        return {"channel": channel.id, "ts": message.ts, "text": message.text, "message": _message(message)}
+        return {"channel": channel.id, "ts": message.ts, "text": message.text, "message": {"text": message.text}}
 
     def _write(self, channel: Channel, given: JSON) -> Message:
         self._ids += 1
@@ -210,7 +210,8 @@ class SlackEmulator(Emulator):
     def _history(self, given: JSON) -> JSON:
         written = [each for each in self._known(given).messages if each.thread_ts is None]
         newest = written[::-1][: int(given.get("limit", 100))]
-        return {"messages": [_message(each) for each in newest], "has_more": len(written) > len(newest)}
+        about = {"pin_count": 0, "channel_actions_ts": None, "channel_actions_count": 0}
+        return about | {"messages": [_message(each) for each in newest], "has_more": len(written) > len(newest)}
 
     def _replies(self, given: JSON) -> JSON:
         channel, thread = self._known(given), given.get("ts")
@@ -224,7 +225,10 @@ class SlackEmulator(Emulator):
         if file is None:
             raise Refusal(200, "file_not_found")
         channels = [file.channel] if file.channel else []
-        return {"file": {"id": file.id, "name": file.name, "title": file.title, "channels": channels, "groups": []}}
+        return {
+            "file": {"id": file.id, "name": file.name, "title": file.title, "channels": channels, "groups": []},
+            "comments": [],
+        }
 
     def _invite(self, given: JSON) -> JSON:
         channel = self._open(given)
