@@ -26,7 +26,7 @@ from deployments import (
 )
 from deployments.attesting import attest
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
-from runbook.errors import RunbookError
+from runbook.errors import InvalidInputError, RunbookError
 
 _environment = click.option("--environment", default="local", show_default=True, help="Name of the environment.")
 _git_ref = click.option("--git-ref", default="HEAD", show_default=True, help="Branch, tag or commit.")
@@ -60,9 +60,13 @@ def local_down() -> None:
 @_environment
 @_git_ref
 @click.option("--reason", default="scheduled release", show_default=True, help="Why; it is recorded.")
-def deploy(environment: str, git_ref: str, reason: str) -> None:
+@click.option("--skip-tests", metavar="REASON", help="Do not run the test suite, and why; it is recorded.")
+def deploy(environment: str, git_ref: str, reason: str, skip_tests: str | None) -> None:
     """Release a commit through all seven stages, or leave everything as it was."""
-    run_deployment("deploy", environment, {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()})
+    if skip_tests is not None and not skip_tests.strip():
+        raise InvalidInputError("--skip-tests", skip_tests, "a reason", "Say why; whoever reads the report will ask.")
+    parameters = {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()}
+    run_deployment("deploy", environment, parameters | ({"skip_tests": skip_tests} if skip_tests else {}))
 
 
 @cli.command("deploy:checklist")

@@ -54,6 +54,7 @@ def deploy(
     git_ref: str,
     reason: str = "scheduled release",
     application_only: bool = False,
+    skip_tests: str = "",
     triggered_by: str = "",
 ) -> DeployReport:
     """Release a commit through all seven stages, or leave everything as it was.
@@ -64,9 +65,12 @@ def deploy(
         reason: why; it is recorded.
         application_only: release the application alone, without test suite, backup and migration; refused when a
             migration is pending. For when what comes before was done by hand.
+        skip_tests: why the test suite is not run, for an emergency; it is recorded. Empty: it is run.
         triggered_by: who or what asked; the name of this run when left empty.
     """
-    request = procedure.DeployRequest(git_ref, reason, triggered_by or record.triggered_by_run(), application_only)
+    request = procedure.DeployRequest(
+        git_ref, reason, triggered_by or record.triggered_by_run(), application_only, skip_tests
+    )
     connections = load_environment(environment).connect()
     recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.deploy(connections, request, STAGES)

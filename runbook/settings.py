@@ -15,7 +15,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from runbook.errors import InvalidInputError
 from runbook.manifest import DumpFormat, VerificationLevel
-from runbook.rules.identifiers import check_environment_name, check_identifier, check_recipient
+from runbook.rules.identifiers import (
+    check_environment_name,
+    check_identifier,
+    check_recipient,
+    check_relative_pattern,
+)
 from runbook.rules.lint import Severity
 from runbook.rules.maintenance import MaintenanceWindow
 from runbook.rules.migration_files import Irregularity
@@ -25,10 +30,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TestCommand(_Section):
-    """One command of the application's own test suite, run in a clean checkout of the release."""
-
-    __test__ = False
+class CheckoutCommand(_Section):
+    """One command that is run in a clean checkout of the release."""
 
     name: str = Field(description="What the command checks, for example `unit tests`.")
     argv: tuple[str, ...] = Field(
@@ -36,6 +39,31 @@ class TestCommand(_Section):
     )
     timeout_s: float = Field(
         default=900, gt=0, description="Seconds until the command is stopped and counts as failed."
+    )
+
+
+class TestDatabase(StrEnum):
+    """The Postgres database that a test command gets in `DATABASE_URL`: none, an empty one, or a migrated one."""
+
+    __test__ = False
+
+    NONE = "none"
+    EMPTY = "empty"
+    MIGRATED = "migrated"
+
+
+class TestCommand(CheckoutCommand):
+    """One command of the application's own test suite."""
+
+    __test__ = False
+
+    database: TestDatabase = Field(
+        default=TestDatabase.NONE,
+        description="Postgres database of its own in `DATABASE_URL`, gone afterwards: `empty`, or `migrated` with all "
+        "migrations of the commit.",
+    )
+    junit: Annotated[str, AfterValidator(check_relative_pattern)] = Field(
+        default="", description="Results that the command leaves in the checkout, as JUnit's XML: `reports/*.xml`."
     )
 
 
@@ -303,7 +331,7 @@ class Settings(_Section):
     )
     smoke_file: str = Field(default="smoke.toml", description="Smoke tests in the application's repository.")
     tests: tuple[TestCommand, ...] = Field(default=(), description="The application's test suite, in order.")
-    audits: tuple[TestCommand, ...] = Field(
+    audits: tuple[CheckoutCommand, ...] = Field(
         default=(),
         description="Security audits of a release, whose report in JSON is read: `npm audit --json` or `pip-audit "
         "--format=json -r requirements.txt`.",

@@ -52,12 +52,14 @@ class DeployRequest:
     """What a person or CI asked for.
 
     With `application_only` what comes before the release of the application was done by hand, or is not needed.
+    `skip_tests` is why the test suite is not run; empty: it is.
     """
 
     git_ref: str
     reason: str
     triggered_by: str
     application_only: bool = False
+    skip_tests: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def _deploy(change: Change, request: DeployRequest, stages: DeployStages) -> Dep
         if request.application_only:
             progress.findings.append("neither tested nor backed up: the application alone was to be released")
         else:
-            _prepare(connections, stages, progress)
+            _prepare(connections, stages, progress, skip_tests=request.skip_tests.strip())
         _release(connections, stages, progress)
         state = _final_state(connections, stages, progress, plan.git_sha)
         if state is FinalState.DIVERGED:
@@ -239,9 +241,13 @@ def _shown(change: Change, plan: ReleasePlan) -> Showing:
     return showing(change.connections, change.journal.run, plan.git_sha, "deploy", plan.version)
 
 
-def _prepare(connections: Connections, stages: DeployStages, progress: _Progress) -> None:
+def _prepare(connections: Connections, stages: DeployStages, progress: _Progress, *, skip_tests: str) -> None:
     plan = progress.plan
-    progress.steps.run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
+    if skip_tests:
+        progress.findings.append(f"the test suite was skipped: {skip_tests}")
+    else:
+        tested = progress.steps.run("Stage 2: Test Suite", stages.run_test_suite, connections, plan.git_sha)
+        progress.findings.extend(f"flaky: {name} failed and passed with the same commit" for name in tested.flaky)
     reason = f"before deploying {plan.version}"
     back_up_and_rehearse(
         connections, stages, progress.migrating, reason=reason, triggered_by=progress.facts.triggered_by

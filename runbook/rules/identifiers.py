@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 from runbook.errors import InvalidInputError
 
@@ -135,6 +136,20 @@ def check_file_name(text: str) -> str:
             text,
             "a relative path of A-Z, a-z, 0-9, '.', '_' and '-', no part beginning with '.' or '-'",
             "A manifest that names such a file was not written by the runbook.",
+        )
+    return text
+
+
+def check_relative_pattern(text: str) -> str:
+    """Return `text` unchanged when it is empty, or a pattern of files (`reports/*.xml`) that stays below its folder.
+
+    Raises:
+        InvalidInputError: it is absolute, has `..` as a part, or is no pattern.
+    """
+    parts = PurePosixPath(text).parts
+    if text and (text.startswith("/") or ".." in parts or not parts or "\0" in text):
+        raise InvalidInputError(
+            "pattern", text, "a relative path in the checkout, with * and ** if need be", "Such as reports/*.xml."
         )
     return text
 

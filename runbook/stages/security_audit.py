@@ -13,7 +13,7 @@ from runbook.connections import Connections
 from runbook.errors import RunbookError
 from runbook.rules.audit import NAME, UnreadableAuditError, Vulnerabilities, judge_audits, read_audit
 from runbook.rules.checklist import Check, Outcome
-from runbook.settings import TestCommand
+from runbook.settings import CheckoutCommand
 
 
 def security_audit(connections: Connections, git_sha: str, *, strict: bool) -> list[Check]:
@@ -34,7 +34,7 @@ def security_audit(connections: Connections, git_sha: str, *, strict: bool) -> l
     return [judge_audits(found)]
 
 
-def _audited(audit: TestCommand, checkout: Path) -> Vulnerabilities:
+def _audited(audit: CheckoutCommand, checkout: Path) -> Vulnerabilities:
     """Return what an audit reports; its exit code says only that there is something to report."""
     output, errors = checkout.parent / "report", checkout.parent / "errors"
     try:

@@ -493,6 +493,25 @@ def test_the_application_alone_is_released_without_tests_backup_and_migration_an
     assert deploying.world.captures == ["an earlier one"]
 
 
+def test_the_test_suite_is_skipped_for_a_reason_and_the_report_says_which(deploying: Deploying) -> None:
+    request = DeployRequest("main", "hotfix", "ci", skip_tests="the login is down, CI has passed")
+    report = deploy(deploying.connections, request, Stages(deploying.world).all())
+    assert report.success
+    assert "the test suite was skipped: the login is down, CI has passed" in report.findings
+    assert "test suite" not in deploying.world.calls
+    assert "backup" in deploying.world.calls
+
+
+def test_a_flaky_test_is_a_finding(deploying: Deploying) -> None:
+    def tested(_: Connections, git_sha: str) -> TestReport:
+        return TestReport(git_sha=git_sha, results=(), flaky=("cart / adds",))
+
+    stages = replace(Stages(deploying.world).all(), run_test_suite=tested)
+    report = deploy(deploying.connections, DeployRequest("main", "scheduled release", "ci"), stages)
+    assert report.success
+    assert "flaky: cart / adds failed and passed with the same commit" in report.findings
+
+
 def test_the_application_alone_is_refused_while_a_migration_is_pending(deploying: Deploying) -> None:
     request = DeployRequest("main", "CI is down", "somebody", application_only=True)
     with pytest.raises(RefusedError, match=r"not applied yet: to release the application alone would break it"):

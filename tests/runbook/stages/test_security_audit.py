@@ -7,7 +7,7 @@ import pytest
 
 from runbook.connections import Connections
 from runbook.rules.checklist import Check, Outcome
-from runbook.settings import TestCommand
+from runbook.settings import CheckoutCommand
 from runbook.stages.security_audit import security_audit
 from tests.runbook.helpers import commit
 
@@ -22,7 +22,7 @@ def connections(connections: Connections) -> Connections:
 
 
 def audited(connections: Connections, *argv: str, timeout_s: float = 20, strict: bool = False) -> list[Check]:
-    audits = (TestCommand(name="npm", argv=argv, timeout_s=timeout_s),) if argv else ()
+    audits = (CheckoutCommand(name="npm", argv=argv, timeout_s=timeout_s),) if argv else ()
     settings = connections.settings.model_copy(update={"audits": audits})
     sha = connections.repository.resolve("main")
     return security_audit(replace(connections, settings=settings), sha, strict=strict)

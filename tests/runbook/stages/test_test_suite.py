@@ -1,22 +1,24 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import psutil
+import psycopg
 import pytest
 
-from runbook.clients.application_host import ApplicationHost
-from runbook.clients.backup_store import BackupStore
+from runbook.clients.embedded_postgres import EmbeddedPostgres
 from runbook.clients.git import Repository
-from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import StageError
-from runbook.settings import Settings, TestCommand
-from runbook.stages.test_suite import TestReport, run_test_suite
+from runbook.rules.test_results import TestOutcome
+from runbook.settings import TestCommand, TestDatabase
+from runbook.stages.test_suite import TestReport, TestSuiteFailedError, run_test_suite
+from tests.runbook.surroundings import surrounded
 
 
 @pytest.fixture
@@ -39,15 +41,14 @@ def git(path: Path, *arguments: str) -> str:
 
 
 def run(source: Path, *commands: TestCommand) -> TestReport:
-    connections = Connections(
-        settings=Settings(name="local", repository=str(source), database="shop", tests=commands),
-        repository=Repository(source),
-        database=Database("postgresql://nobody@127.0.0.1:1/shop"),
-        host=cast("ApplicationHost", None),
-        store=cast("BackupStore", None),
-        channels=(),
-    )
-    return run_test_suite(connections, git(source, "rev-parse", "HEAD"))
+    return run_test_suite(with_tests(source, *commands), git(source, "rev-parse", "HEAD"))
+
+
+def with_tests(source: Path, *commands: TestCommand) -> Connections:
+    records = source.parent / "records"
+    connections = surrounded(records)
+    settings = connections.settings.model_copy(update={"tests": commands, "records": str(records)})
+    return replace(connections, settings=settings, repository=Repository(source))
 
 
 def python(script: str, *, name: str = "unit tests", timeout_s: float = 30) -> TestCommand:
@@ -173,3 +174,152 @@ def test_nothing_is_left_of_the_copy(source: Path) -> None:
 
 def test_without_commands_there_is_nothing_to_run(source: Path) -> None:
     assert run(source).results == ()
+
+
+def test_each_line_is_in_the_log_while_the_command_runs(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The command goes on only when what it has said was logged."""
+    caplog.set_level(logging.INFO)
+    go_on = tmp_path / "go on"
+
+    class Answer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "unit tests | first":
+                go_on.touch()
+
+    answer = Answer()
+    logging.getLogger("runbook").addHandler(answer)
+    try:
+        run(source, shell(f"echo first; while ! test -e '{go_on}'; do sleep 0.02; done; printf 'no end of line'"))
+    finally:
+        logging.getLogger("runbook").removeHandler(answer)
+    assert [text for text in caplog.messages if " | " in text] == ["unit tests | first", "unit tests | no end of line"]
+
+
+def test_a_command_that_says_too_much_does_not_flood_the_log(source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run(source, shell("seq 7000"))
+    said = [text for text in caplog.messages if " | " in text]
+    assert said[4999:] == ["unit tests | 5000", "unit tests | more than 5000 lines; the rest is not logged"]
+
+
+def junit(xml: str, *, ending: str = "true", pattern: str = "out/*.xml") -> TestCommand:
+    script = f"mkdir -p out && cat > out/results.xml <<'END'\n{xml}\nEND\n{ending}"
+    return TestCommand(name="unit tests", argv=("sh", "-c", script), junit=pattern)
+
+
+GOOD = '<testsuite><testcase classname="cart" name="adds" time="0.25"/></testsuite>'
+BAD = '<testsuite><testcase classname="cart" name="adds"><failure message="1 is not 2"/></testcase></testsuite>'
+
+
+def test_results_of_single_tests_are_reported(source: Path) -> None:
+    [result] = run(source, junit(GOOD)).results
+    [case] = result.cases
+    assert (case.name, case.outcome, case.duration_s) == ("cart / adds", TestOutcome.PASSED, 0.25)
+
+
+def test_a_failure_names_the_tests_that_failed_and_keeps_their_results(source: Path) -> None:
+    with pytest.raises(TestSuiteFailedError, match=r"exit code 1:\n- cart / adds: 1 is not 2") as caught:
+        run(source, shell("true"), junit(BAD, ending="exit 1"))
+    first, second = caught.value.report.results
+    assert (first.passed, second.passed) == (True, False)
+    assert second.count(TestOutcome.FAILED) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        pytest.param(junit(BAD), "its results say that 1 tests failed", id="failed tests, exit code 0"),
+        pytest.param(
+            junit(GOOD, pattern="other/*.xml"), r"left no result of a test that matches other/\*\.xml", id="none"
+        ),
+        pytest.param(junit("<testsuite/>"), "left no result of a test", id="no test was run"),
+        pytest.param(junit("<testsuite>"), "left results that cannot be read", id="not XML"),
+    ],
+)
+def test_a_command_whose_results_do_not_show_that_it_passed_has_failed(
+    source: Path, command: TestCommand, reason: str
+) -> None:
+    with pytest.raises(TestSuiteFailedError, match=reason):
+        run(source, command)
+
+
+def test_results_of_an_earlier_command_are_not_those_of_a_later_one(source: Path) -> None:
+    with pytest.raises(TestSuiteFailedError, match="unit tests ended well, but left no result"):
+        run(source, junit(GOOD), TestCommand(name="unit tests", argv=("true",), junit="out/*.xml"))
+
+
+def test_results_outside_of_the_checkout_are_not_read(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.xml").write_text(GOOD, encoding="utf-8")
+    linked = TestCommand(name="e2e", argv=("ln", "-s", str(tmp_path / "outside.xml"), "linked.xml"), junit="*.xml")
+    with pytest.raises(TestSuiteFailedError, match=r"linked\.xml"):
+        run(source, linked)
+
+
+def test_a_test_that_failed_and_passes_with_the_same_commit_is_flaky(source: Path, tmp_path: Path) -> None:
+    """By the results when there are some, otherwise the command as a whole; another commit starts anew."""
+    second = tmp_path / "second"
+    once = shell(f"test -e {second}")
+    with pytest.raises(TestSuiteFailedError):
+        run(source, junit(BAD, ending="exit 1"))
+    with pytest.raises(TestSuiteFailedError):
+        run(source, once.model_copy(update={"name": "end to end"}))
+    second.touch()
+    again = (junit(GOOD), once.model_copy(update={"name": "end to end"}))
+    assert run(source, *again).flaky == ("cart / adds", "end to end")
+    git(source, "commit", "--quiet", "--allow-empty", "--message=two")
+    assert run(source, *again).flaky == ()
+
+
+MIGRATION = "CREATE TABLE shop (id integer PRIMARY KEY); INSERT INTO shop VALUES (7);"
+ASK = """
+import os, psycopg
+with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+    print(connection.execute({query!r}).fetchone()[0])
+    connection.execute("CREATE TABLE scratch ()")
+"""
+
+
+def asking(query: str, database: TestDatabase) -> TestCommand:
+    return TestCommand(name="integration", argv=("{python}", "-c", ASK.format(query=query)), database=database)
+
+
+def with_migration(source: Path, text: str) -> None:
+    (source / "migrations").mkdir()
+    (source / "migrations" / "0001_shop.sql").write_text(text, encoding="utf-8")
+    git(source, "add", "migrations")
+    git(source, "commit", "--quiet", "--message=migration")
+
+
+def test_commands_get_databases_of_their_own_that_are_gone_afterwards(source: Path) -> None:
+    """Both make a table of the same name; what is left of the server is nothing."""
+    with_migration(source, MIGRATION)
+    count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    report = run(
+        source,
+        asking("SELECT id FROM shop", TestDatabase.MIGRATED),
+        asking(count, TestDatabase.EMPTY),
+        asking(count, TestDatabase.EMPTY),
+    )
+    assert [result.last_line for result in report.results] == ["7", "0", "0"]
+    root = with_tests(source).work_directory.resolve() / "tests-production"
+    assert not EmbeddedPostgres(root).running()
+    assert {path.name for path in root.iterdir()} <= {"lock"}
+
+
+def test_migrations_that_need_more_than_an_empty_database_are_named(source: Path) -> None:
+    with_migration(source, "ALTER TABLE older ADD COLUMN size integer;")
+    with pytest.raises(StageError, match=r"(?s)do not apply to an empty database.*older.*database = \"empty\""):
+        run(source, asking("SELECT 1", TestDatabase.MIGRATED))
+
+
+def test_the_server_of_a_run_that_was_killed_is_replaced(source: Path) -> None:
+    server = EmbeddedPostgres(with_tests(source).work_directory.resolve() / "tests-production")
+    server.start()
+    left_by = server.url()
+    [result] = run(source, asking("SELECT 1", TestDatabase.EMPTY)).results
+    assert result.last_line == "1"
+    assert not server.running()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(left_by)

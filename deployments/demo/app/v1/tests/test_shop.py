@@ -1,12 +1,16 @@
 import json
 import logging
+import os
 import unittest
+
+import psycopg
 
 from shop import pages, tokens
 from shop.customers import greeting
 from shop.log import JsonFormatter
 from shop.orders import OrderRequest
 from shop.settings import Settings
+from shop.stock import read_stock
 
 
 class Tokens(unittest.TestCase):
@@ -41,6 +45,14 @@ class Environment(unittest.TestCase):
     def test_a_log_line_is_json(self) -> None:
         record = logging.LogRecord("shop", logging.INFO, "", 0, "GET %s", ("/",), None)
         self.assertEqual(json.loads(JsonFormatter().format(record))["message"], "GET /")
+
+
+@unittest.skipUnless("DATABASE_URL" in os.environ, "needs a migrated database in DATABASE_URL")
+class Stock(unittest.TestCase):
+    def test_what_the_migrations_put_on_sale_is_listed(self) -> None:
+        with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+            stock = read_stock(connection, limit=3)
+        self.assertEqual(len(stock["products"]), 3)
 
 
 if __name__ == "__main__":
