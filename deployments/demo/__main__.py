@@ -290,7 +290,7 @@ def emulated(local: LocalEnvironment) -> Generator[None]:
         neon_emulator(token=token, contents=contents) as neon,
         vercel_emulator(token=token, backend=Served(host)) as vercel,
     ):
-        vercel.variables = {name: ["production"] for name in host.variable_lengths()}
+        vercel.variables = {name: ["production"] for name in host.variables()}
         local.use_emulators(vercel.url, neon.url, token)
         print("  releases run on the emulators of Vercel and Neon", flush=True)
         yield

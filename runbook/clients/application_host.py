@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import SecretStr
 
 from runbook.rules.infrastructure import Resources
+from runbook.rules.variables import Variable
 
 
 class ReleaseState(StrEnum):
@@ -181,9 +182,6 @@ class ApplicationHost(Protocol):
         """Return what was counted on the public URL for a release since a time."""
         ...
 
-    def variable_lengths(self) -> Mapping[str, int | None]:
-        """Return the names of the environment variables releases run with, and how long each value is.
-
-        None where the host does not tell.
-        """
+    def variables(self) -> Mapping[str, Variable]:
+        """Return the names of the environment variables releases run with, and what may be told of each."""
         ...

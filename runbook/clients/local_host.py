@@ -34,6 +34,7 @@ from runbook.clients.local_host_release import recorded_processes
 from runbook.clients.process_id import ProcessId
 from runbook.errors import RejectedError, StageError, TransientError
 from runbook.rules.infrastructure import Resources
+from runbook.rules.variables import Flaw, Variable
 
 __all__ = ["LocalHost", "LocalHostConfig"]
 
@@ -228,9 +229,13 @@ class LocalHost:
         answer = self._ask("GET", "/resources", {"release_id": release_id})
         return Resources(**answer | {"at": datetime.fromisoformat(answer["at"])})
 
-    def variable_lengths(self) -> Mapping[str, int | None]:
-        """Return the names in app.env and how long each value is."""
-        return cast(dict[str, int | None], self._ask("GET", "/variables"))
+    def variables(self) -> Mapping[str, Variable]:
+        """Return the names in app.env and what may be told of each; the values stay in the daemon."""
+        answer = cast(dict[str, dict[str, Any]], self._ask("GET", "/variables"))
+        return {
+            name: Variable(about["length"], tuple(Flaw(flaw) for flaw in about["flaws"]))
+            for name, about in answer.items()
+        }
 
     def _started(self, path: str, query: Mapping[str, str]) -> Release:
         return _release(self._ask("POST", path, query, timeout_s=_START_RELEASE_S))

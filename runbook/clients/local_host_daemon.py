@@ -48,6 +48,7 @@ from runbook.clients.local_host_resources import used_resources
 from runbook.clients.local_host_trial import Trials
 from runbook.clients.process_id import current_process
 from runbook.errors import RejectedError, RunbookError, StageError, TransientError
+from runbook.rules.variables import examine
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +97,14 @@ class Admin:
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/slow", self._slow, methods=["GET"]),
                 act("/resources", self._resources),
-                act("/variables", lambda _: {name: len(value) for name, value in read_variables(self._root).items()}),
+                act("/variables", self._variables),
                 act("/shutdown", stop_all, "POST"),
             ],
             exception_handlers={RunbookError: _explain},
         )
+
+    def _variables(self, _: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        return {name: asdict(about) for name, about in examine(read_variables(self._root)).items()}
 
     def _logs(self, query: Mapping[str, str]) -> list[dict[str, str]]:
         release_id = self._releases.find(_given(query, "release_id")).release_id

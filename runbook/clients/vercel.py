@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from runbook.clients.application_host import LogLine, Release, ReleaseState, Req
 from runbook.clients.http_api import LostError, MissingError, Patience, check_url
 from runbook.clients.vercel_api import AliasRequest, Deployment, Project, VercelApi
 from runbook.errors import DivergedError, InvalidInputError, RejectedError, StageError, TransientError
+from runbook.rules.variables import Flaw, Variable, examine, is_secret
 
 API_URL = "https://api.vercel.com"
 BYPASS_HEADER = "x-vercel-protection-bypass"
@@ -244,9 +245,19 @@ class VercelHost:
         errors = sum(number for code, number in counted.items() if code.startswith("5"))
         return RequestMetrics(sum(counted.values()), errors, p50_s, p95_s, p99_s)
 
-    def variable_lengths(self) -> Mapping[str, int | None]:
-        """Return the names of the variables that production has; how long their values are Vercel does not tell."""
-        return {variable.key: None for variable in self._api.variables() if variable.is_for_production}
+    def variables(self) -> Mapping[str, Variable]:
+        """Return the names of the variables that production has; of most Vercel does not tell how long the value is.
+
+        Those that everybody in the project can read are examined. What is encrypted stays so, though the API would
+        decrypt it for this token: a runbook has no use for production's secrets.
+        """
+        found = [variable for variable in self._api.variables() if variable.is_for_production]
+        plain = examine({one.key: one.value for one in found if one.is_plain})
+        readable = {
+            name: replace(about, flaws=(*about.flaws, Flaw.READABLE)) if is_secret(name) else about
+            for name, about in plain.items()
+        }
+        return {one.key: readable.get(one.key, Variable(None)) for one in found}
 
     def start_rolling(self, release_id: str) -> None:
         """Begin to give the traffic to a staged deployment in stages; when the answer is lost, look for it.

@@ -134,10 +134,17 @@ class RuntimeLine(_Camel):
 
 
 class Variable(_Camel):
-    """An environment variable; its value is not read."""
+    """An environment variable; `value` is readable only where it is stored so."""
 
     key: str
+    type: str = ""
+    value: str = Field(default="", repr=False)
     target: Sequence[str] | str = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether everybody in the project can read the value."""
+        return self.type == "plain"
 
     @property
     def is_for_production(self) -> bool:

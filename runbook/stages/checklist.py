@@ -20,6 +20,7 @@ from runbook.rules.checklist import Check, Outcome
 from runbook.rules.drills import duration_in_words, overdue
 from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
+from runbook.rules.variables import required_variables
 from runbook.settings import DrillSettings
 from runbook.stages.drill import last_drill
 from runbook.stages.github_checks import github_checks, history_check
@@ -266,7 +267,7 @@ def _drill(connections: Connections) -> str:
 
 def _variables(connections: Connections) -> list[Check]:
     try:
-        return checklist.required_variables(connections.host.variable_lengths())
+        return required_variables(connections.host.variables())
     except RunbookError as error:
         return [_answer("environment variables", error)]
 

@@ -175,6 +175,7 @@ class VercelEmulator(Emulator):
             "deployHooks": [],
             "gitCredentialId": "cred_1",
         }
+        self.plain_values: dict[str, str] = {}
         self.variables: dict[str, list[str]] = {"DATABASE_URL": ["production"], "PREVIEW_ONLY": ["preview"]}
         self.protection: JSON | None = None
         self.rolling: JSON | None = None
@@ -523,7 +524,14 @@ class VercelEmulator(Emulator):
     def _env(self, call: Call) -> Reply:
         wanted = call.query.get("target")
         envs = [
-            {"id": name, "key": name, "value": "", "type": "encrypted", "target": target, "securityIssues": []}
+            {
+                "id": name,
+                "key": name,
+                "value": self.plain_values.get(name, ""),
+                "type": "plain" if name in self.plain_values else "encrypted",
+                "target": target,
+                "securityIssues": [],
+            }
             for name, target in self.variables.items()
             if wanted is None or wanted in target
         ]

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from runbook.clients.application_host import LogLine, Release, ReleaseState, RequestMetrics
 from runbook.errors import RejectedError
+from runbook.rules.variables import Variable
 
 NOTHING = RequestMetrics(requests=0, errors=0, p50_s=0, p95_s=0, p99_s=0)
 
@@ -24,7 +25,7 @@ class MemoryHost:
 
     known: dict[str, Release] = field(default_factory=dict[str, Release])
     active_id: str | None = None
-    variables: dict[str, int | None] = field(default_factory=dict[str, int | None])
+    environment: dict[str, Variable] = field(default_factory=dict[str, Variable])
     pinned: str | None = None
     breaks: dict[str, Exception] = field(default_factory=dict[str, Exception])
     measured: RequestMetrics = NOTHING
@@ -91,9 +92,9 @@ class MemoryHost:
         self._answer("metrics")
         return self.measured
 
-    def variable_lengths(self) -> Mapping[str, int | None]:
-        self._answer("variable_lengths")
-        return self.variables
+    def variables(self) -> Mapping[str, Variable]:
+        self._answer("variables")
+        return self.environment
 
     def _answer(self, question: str) -> None:
         if error := self.breaks.get(question):

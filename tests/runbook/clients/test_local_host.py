@@ -490,14 +490,14 @@ def test_variables_reach_releases_and_nothing_that_is_kept(
     names = get(release.url).json()["names"]
     assert {"DATABASE_URL", "EMPTY", "PORT", "APP_VERSION", "RELEASE_SHA", "PATH"} <= set(names)
     assert not [name for name in names if name.startswith("PYTHON") or name == "CALLERS_OWN"]
-    assert host.variable_lengths() == {"DATABASE_URL": len(SECRET), "EMPTY": 0}
+    assert {name: about.length for name, about in host.variables().items()} == {"DATABASE_URL": len(SECRET), "EMPTY": 0}
     for path in (p for p in root.rglob("*") if p.is_file() and p.name != "app.env"):
         assert SECRET not in path.read_text(errors="replace"), path
     assert (root / "app.env").stat().st_mode & 0o777 == 0o600
 
     (root / "app.env").write_text(f"{SECRET}\n")
     with pytest.raises(RejectedError, match="line 1") as refused:
-        host.variable_lengths()
+        host.variables()
     assert SECRET not in str(refused.value)
 
 

@@ -13,6 +13,7 @@ from runbook.clients.application_host import ApplicationHost, ReleaseState
 from runbook.clients.http_api import Patience
 from runbook.clients.vercel import BYPASS_HEADER, VercelHost, VercelSettings
 from runbook.errors import DivergedError, InvalidInputError, RejectedError, RunbookError, StageError, TransientError
+from runbook.rules.variables import Flaw, Variable
 from tests.emulators.vercel import PROJECT, TEAM, Nowhere, VercelEmulator, logged, vercel_emulator
 
 TOKEN = "vcp_never_to_be_seen_0123456789"
@@ -293,8 +294,18 @@ def test_all_pages_of_the_releases_are_read_newest_first(vercel: VercelEmulator)
     assert [release.release_id for release in host(vercel).releases()] == made[::-1]
 
 
-def test_the_variables_of_production_are_named_and_their_length_is_not_told(vercel: VercelEmulator) -> None:
-    assert host(vercel).variable_lengths() == {"DATABASE_URL": None}
+def test_the_variables_of_production_are_named_and_what_is_encrypted_is_not_told(vercel: VercelEmulator) -> None:
+    assert host(vercel).variables() == {"DATABASE_URL": Variable(None)}
+
+
+def test_values_that_everybody_can_read_are_examined_and_secrets_among_them_are_a_flaw(vercel: VercelEmulator) -> None:
+    vercel.variables |= {"NEXTAUTH_URL": ["production"], "JWT_SECRET": ["production"]}
+    vercel.plain_values |= {"NEXTAUTH_URL": "https://shop.acme.io", "JWT_SECRET": "changeme"}
+    assert host(vercel).variables() == {
+        "DATABASE_URL": Variable(None),
+        "NEXTAUTH_URL": Variable(20),
+        "JWT_SECRET": Variable(8, (Flaw.PLACEHOLDER, Flaw.READABLE)),
+    }
 
 
 def test_the_newest_lines_of_the_log_are_read_from_a_stream_oldest_first() -> None:

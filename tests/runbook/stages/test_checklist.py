@@ -19,6 +19,7 @@ from runbook.reports import DeployReport, FinalState
 from runbook.rules.checklist import MANUAL_ITEMS, Check, Outcome
 from runbook.rules.manual_items import ManualItem
 from runbook.rules.migration_files import Irregularity
+from runbook.rules.variables import Variable
 from runbook.settings import MigrationSettings, TestCommand
 from runbook.stages.checklist import Checklist, ChecklistFailedError, plan_release, run_checklist
 from runbook.stages.manual_verification import attest
@@ -88,7 +89,7 @@ def database(shared: Database) -> Database:
 @pytest.fixture
 def shop(connections: Connections) -> Shop:
     host = cast("MemoryHost", connections.host)
-    host.variables = {**CRITICAL, **OPTIONAL}
+    host.environment = {name: Variable(length) for name, length in {**CRITICAL, **OPTIONAL}.items()}
     found = Shop(connections, host)
     found.change(tests=(TestCommand(name="unit tests", argv=("true",)),))
     found.commit({"smoke.toml": SMOKE})
@@ -141,7 +142,7 @@ def test_a_store_that_cannot_be_written_to_is_refused(shop: Shop, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("check", "application host"), ("variable_lengths", "environment variables"), ("active", "migrations")],
+    [("check", "application host"), ("variables", "environment variables"), ("active", "migrations")],
 )
 @pytest.mark.parametrize(
     ("error", "outcome"),
@@ -181,14 +182,14 @@ def test_a_release_without_usable_smoke_tests_is_refused(shop: Shop, smoke: str 
 
 @pytest.mark.parametrize("name", CRITICAL)
 def test_a_missing_critical_variable_is_named(shop: Shop, name: str) -> None:
-    del shop.host.variables[name]
+    del shop.host.environment[name]
     message = shop.refuses()
     assert f"Set {name}" in message
     assert [other for other in CRITICAL if other in message] == [name]
 
 
 def test_a_short_secret_is_refused_without_showing_it(shop: Shop) -> None:
-    shop.host.variables["NEXTAUTH_SECRET"] = 31
+    shop.host.environment["NEXTAUTH_SECRET"] = Variable(31)
     assert "31 characters, at least 32 are needed" in shop.refuses()
 
 
@@ -208,7 +209,7 @@ def test_migrations_that_cannot_be_planned_are_refused(shop: Shop, migrations: d
 
 
 def without_an_optional_variable(shop: Shop) -> None:
-    del shop.host.variables["SLACK_WEBHOOK_URL"]
+    del shop.host.environment["SLACK_WEBHOOK_URL"]
 
 
 def without_a_test_suite(shop: Shop) -> None:
