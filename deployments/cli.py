@@ -16,6 +16,7 @@ import click
 
 from deployments import (
     application_commands,
+    checklist_commands,
     database_commands,
     environment_commands,
     migration_commands,
@@ -24,7 +25,6 @@ from deployments import (
     verify_commands,
     watch_commands,
 )
-from deployments.attesting import attest
 from deployments.runs import LOCAL_ROOT, connect, run_deployment
 from runbook.errors import InvalidInputError, RunbookError
 
@@ -67,25 +67,6 @@ def deploy(environment: str, git_ref: str, reason: str, skip_tests: str | None) 
         raise InvalidInputError("--skip-tests", skip_tests, "a reason", "Say why; whoever reads the report will ask.")
     parameters = {"git_ref": git_ref, "reason": reason, "triggered_by": getpass.getuser()}
     run_deployment("deploy", environment, parameters | ({"skip_tests": skip_tests} if skip_tests else {}))
-
-
-@cli.command("deploy:checklist")
-@_environment
-@_git_ref
-@click.option("--strict", is_flag=True, help="Warnings refuse, too, and manual items that nobody has attested.")
-@click.option(
-    "--attest",
-    "attested",
-    multiple=True,
-    metavar="ITEM=NOTE",
-    help="Say that a manual item holds for this commit, and why you know; for a day. Items: tests, review, security, "
-    "performance, migrations, rollback, stakeholders, maintenance.",
-)
-def deploy_checklist(environment: str, git_ref: str, strict: bool, attested: tuple[str, ...]) -> None:
-    """Answer the checks for a commit, without changing anything but what you attest."""
-    if attested:
-        attest(environment, git_ref, attested)
-    run_deployment("pre-deployment-checklist", environment, {"git_ref": git_ref, "strict": strict})
 
 
 @cli.command("deploy:rollback")
@@ -150,6 +131,7 @@ def deploy_rollback_undo(environment: str, reason: str, yes: bool) -> None:
 
 for _command in (
     *application_commands.COMMANDS,
+    *checklist_commands.COMMANDS,
     *database_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *migration_commands.COMMANDS,

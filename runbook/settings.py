@@ -67,6 +67,16 @@ class TestCommand(CheckoutCommand):
     )
 
 
+class BenchmarkCommand(CheckoutCommand):
+    """One command that measures the application and prints what it found as JSON."""
+
+    budgets: dict[str, float] = Field(
+        min_length=1,
+        description="Highest value of each figure, by its path in the JSON: "
+        '`"audits.largest-contentful-paint.numericValue" = 2500`.',
+    )
+
+
 class MigrationBudget(_Section):
     """What a migration may cost the application, by its rehearsal; over it nothing is applied."""
 
@@ -335,6 +345,14 @@ class Settings(_Section):
         default=(),
         description="Security audits of a release, whose report in JSON is read: `npm audit --json` or `pip-audit "
         "--format=json -r requirements.txt`.",
+    )
+    benchmarks: tuple[BenchmarkCommand, ...] = Field(
+        default=(),
+        description="Measurements of a release before it is deployed, such as Lighthouse, and their budgets.",
+    )
+    api_document: str = Field(
+        default="",
+        description="OpenAPI document in the application's repository: what it takes away from callers is a warning.",
     )
     backup: BackupSettings = BackupSettings()
     migrations: MigrationSettings = MigrationSettings()

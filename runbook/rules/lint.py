@@ -91,6 +91,10 @@ _OFF = frozenset(
         "ban-concurrent-index-creation-in-transaction", "ban-uncommitted-transaction",
     }
 )  # fmt: skip
+TAKES_AWAY = frozenset(
+    {"drop-table", "drop-schema", "drop-column", "rename", "narrowing-type", "drop-in-use", "rename-in-use"}
+)
+"""The rules whose findings break others that read the database, whether or not rows are lost."""
 _ERRORS = frozenset({"drop-database", "executable-down-part"})
 # The first says more than the others of the same line.
 _SAME = {

@@ -15,17 +15,19 @@ from runbook.clients.restore_points import RestorePoints
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError, RunbookError, TransientError
 from runbook.manifest import VerificationLevel
-from runbook.rules import checklist, releases
+from runbook.rules import checklist
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.drills import duration_in_words, overdue
 from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.rules.variables import required_variables
 from runbook.settings import DrillSettings
+from runbook.stages.breaking_changes import breaking_changes
 from runbook.stages.drill import last_drill
 from runbook.stages.github_checks import github_checks, history_check
 from runbook.stages.manual_verification import manual_verification
 from runbook.stages.migration_plan import MigrationPlan, migration_checks, plan_migrations
+from runbook.stages.performance import performance_budgets
 from runbook.stages.preparation import check_bound
 from runbook.stages.security_audit import security_audit
 from runbook.stages.traffic import check_traffic
@@ -60,11 +62,15 @@ class Checklist:
 
 
 class ChecklistFailedError(RefusedError):
-    """The checklist refuses the deploy; the message lists what is wrong and what to do about each."""
+    """The checklist refuses the deploy; the message lists what is wrong and what to do about each.
 
-    def __init__(self, refusals: tuple[Check, ...]) -> None:
+    `answers` are all of them, where a whole checklist was asked for.
+    """
+
+    def __init__(self, refusals: tuple[Check, ...], answers: Checklist | None = None) -> None:
         lines = [f"- {check.name}: {check.detail} {check.action}".rstrip() for check in refusals]
         super().__init__("the checklist refuses; nothing was changed:\n" + "\n".join(lines))
+        self.answers = answers
 
 
 def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Checklist:
@@ -88,6 +94,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
         _test_suite(connections),
         *security_audit(connections, git_sha, strict=strict),
+        *performance_budgets(connections, git_sha, strict=strict),
         *github_checks(connections, git_sha, strict=strict),
     ]
     plan = None
@@ -100,7 +107,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
             checks.append(_answer("migrations", error))
         else:
             checks += migration_checks(connections, plan.migrations)
-            checks.append(_breaking_changes(connections, plan))
+            checks.append(breaking_changes(connections, plan.previous_git_sha, plan.migrations))
             checks += history_check(connections, plan.previous_git_sha, git_sha, strict=strict)
     pending = plan.migrations.pending if plan else None
     manual = manual_verification(connections, git_sha, checks, pending=pending)
@@ -284,14 +291,3 @@ def _test_suite(connections: Connections) -> Check:
     if commands:
         return Check("test suite", Outcome.PASSED, ", ".join(command.name for command in commands))
     return Check("test suite", Outcome.WARNING, "no command is configured", "Add `[[tests]]` to the settings.")
-
-
-def _breaking_changes(connections: Connections, plan: ReleasePlan) -> Check:
-    try:
-        messages = connections.repository.messages(plan.previous_git_sha, plan.git_sha)
-    except RunbookError as error:
-        # Not a refusal: the commit that runs now may be gone, after a forced push or in a shallow clone.
-        return Check("breaking changes", Outcome.WARNING, f"not known: {error}", "Read the commits since the last one.")
-    if found := releases.breaking_changes(messages):
-        return Check("breaking changes", Outcome.WARNING, "; ".join(found), "Tell those who call this application.")
-    return Check("breaking changes", Outcome.PASSED, f"none in {len(messages)} commit messages")

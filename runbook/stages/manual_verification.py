@@ -12,13 +12,18 @@ from runbook.clients.attestations import AttestationRecords
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, ServiceError
 from runbook.reports import DeployReport, FinalState
-from runbook.rules import audit, ci, review
+from runbook.rules import audit, benchmarks, ci, review
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.maintenance import windows_at
 from runbook.rules.manual_items import Attestation, ManualItem, manual_checks
 
 LONGEST = timedelta(days=7)
-_CHECKED = {ManualItem.TESTS: ci.NAME, ManualItem.REVIEW: review.NAME, ManualItem.SECURITY: audit.NAME}
+_CHECKED = {
+    ManualItem.TESTS: ci.NAME,
+    ManualItem.REVIEW: review.NAME,
+    ManualItem.SECURITY: audit.NAME,
+    ManualItem.PERFORMANCE: benchmarks.NAME,
+}
 """The checks that are evidence of an item."""
 
 

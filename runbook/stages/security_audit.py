@@ -5,15 +5,14 @@ Source: runbook, "Manual Verification" ("Security audit passed").
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from runbook.clients.checkout_command import run_in_checkout
 from runbook.connections import Connections
 from runbook.errors import RunbookError
 from runbook.rules.audit import NAME, UnreadableAuditError, Vulnerabilities, judge_audits, read_audit
 from runbook.rules.checklist import Check, Outcome
 from runbook.settings import CheckoutCommand
+from runbook.stages.checkout_report import checkout_of, report_of
 
 
 def security_audit(connections: Connections, git_sha: str, *, strict: bool) -> list[Check]:
@@ -25,9 +24,7 @@ def security_audit(connections: Connections, git_sha: str, *, strict: bool) -> l
     if not connections.settings.audits:
         return []
     try:
-        with tempfile.TemporaryDirectory(prefix="runbook-audit-", ignore_cleanup_errors=True) as folder:
-            checkout = Path(folder) / "source"
-            connections.repository.export(git_sha, checkout)
+        with checkout_of(connections, git_sha) as checkout:
             found = [(audit.name, _audited(audit, checkout)) for audit in connections.settings.audits]
     except (RunbookError, UnreadableAuditError) as error:
         return [Check(NAME, Outcome.COULD_NOT_RUN, str(error), "Try again.", is_needed=strict)]
@@ -36,17 +33,8 @@ def security_audit(connections: Connections, git_sha: str, *, strict: bool) -> l
 
 def _audited(audit: CheckoutCommand, checkout: Path) -> Vulnerabilities:
     """Return what an audit reports; its exit code says only that there is something to report."""
-    output, errors = checkout.parent / "report", checkout.parent / "errors"
+    report = report_of(audit, checkout)
     try:
-        code = run_in_checkout(audit.argv, checkout, audit.timeout_s, output=output, errors=errors)
-    except OSError as error:
-        raise UnreadableAuditError(f"{audit.name}: {audit.argv[0]} cannot be started: {error}") from error
-    if code is None:
-        raise UnreadableAuditError(f"{audit.name} did not end within {audit.timeout_s:g} s")
-    try:
-        return read_audit(output.read_text(encoding="utf-8", errors="replace"))
+        return read_audit(report.printed)
     except UnreadableAuditError as error:
-        last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise UnreadableAuditError(
-            " ".join([f"{audit.name}: {error}", *(f"({line[:200]})" for line in last)])
-        ) from None
+        raise UnreadableAuditError(f"{audit.name}: {error}{report.complaint}") from None

@@ -116,7 +116,6 @@ def test_wrong_usage_ends_with_2_and_starts_nothing(started: list[list[str]], ar
     [
         (["deploy"], "deploy/local", {"git_ref": "HEAD", "reason": "scheduled release"}),
         (["deploy", "--environment=production", "--git-ref=v2"], "deploy/production", {"git_ref": "v2"}),
-        (["deploy:checklist", "--strict"], "pre-deployment-checklist/local", {"strict": True}),
         (
             ["deploy:rollback", "--latest", "--reason=SEV1: outage", "--yes"],
             "rollback/local",

@@ -125,6 +125,12 @@ def test_the_checklist_answers_without_changing_anything(released: Platform, inl
     before = whole(released)
     outcome = released.run("pre-deployment-checklist/local", git_ref="v2")
     assert outcome.exit_code == 0, outcome.output
+    asked = released.runbook("deploy:checklist", "--git-ref=v2", "--json")
+    answers = json.loads(asked.stdout)
+    assert (asked.returncode, answers["passed"], answers["version"], len(answers["manual"])) == (0, True, "v2", 8)
+    strict = released.runbook("deploy:checklist", "--git-ref=v2", "--strict")
+    assert strict.returncode == 3, strict.stdout
+    assert "- ANTHROPIC_API_KEY: AI features: not set" in strict.stdout
     refused = inline("pre_deployment_checklist", environment="local", git_ref="v2", strict=True)
     assert "ANTHROPIC_API_KEY" in refused, "strict turns warnings into refusals"
     artifacts = released.api("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["checklist-local"]}}})

@@ -4,7 +4,7 @@ import getpass
 
 import pytest
 
-from deployments.attesting import attest
+from deployments.checklist_commands import attest
 from runbook.clients.attestations import AttestationRecords
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError
@@ -16,7 +16,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, connections: Connections) -> None
     def connect(_environment: str) -> Connections:
         return connections
 
-    monkeypatch.setattr("deployments.attesting.connect", connect)
+    monkeypatch.setattr("deployments.checklist_commands.connect", connect)
 
 
 def kept(connections: Connections) -> dict[ManualItem, str]:
@@ -33,7 +33,7 @@ def test_what_is_attested_is_kept_in_the_name_of_who_is_logged_in(
         ManualItem.SECURITY: f"{by}: npm audit: 0 high",
         ManualItem.STAKEHOLDERS: f"{by}: mailed at 9=00",
     }
-    assert f"Security audit passed: attested by {by} until " in capsys.readouterr().out
+    assert f"Security audit passed: attested by {by} until " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["security", "security= ", "lunch=eaten", ""])
