@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from runbook.clients.browser import require_browser
 from runbook.clients.encryption import read_identities
 from runbook.clients.restore_points import RestorePoints
 from runbook.connections import Connections
@@ -91,7 +92,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
         _ask("database", lambda: _database(connections)),
         _checked("captured writes", lambda: check_bound(connections)),
         _ask("application host", lambda: connections.host.check()),
-        _ask("smoke tests", lambda: f"{len(smoke_tests(connections, git_sha))} requests"),
+        _ask("smoke tests", lambda: _smoke_tests(connections, git_sha)),
         _test_suite(connections),
         *security_audit(connections, git_sha, strict=strict),
         *performance_budgets(connections, git_sha, strict=strict),
@@ -172,6 +173,14 @@ def smoke_tests(connections: Connections, git_sha: str) -> tuple[SmokeTest, ...]
             "smoke_file", name, f"a file of commit {git_sha[:12]}", "Add it: a release without smoke tests is unproven."
         )
     return parse_smoke_tests(text, name)
+
+
+def _smoke_tests(connections: Connections, git_sha: str) -> str:
+    tests = smoke_tests(connections, git_sha)
+    pages = [test for test in tests if test.visible]
+    if pages:
+        require_browser()
+    return f"{len(tests)} requests{f', {len(pages)} of them in a browser' if pages else ''}"
 
 
 def _plan(connections: Connections, git_ref: str, git_sha: str, version: str) -> ReleasePlan:

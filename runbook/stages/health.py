@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 
 from runbook.clients.application_host import Release, RequestMetrics
+from runbook.clients.browser import look_at_pages
 from runbook.clients.http_probe import probe
 from runbook.connections import Connections
-from runbook.errors import RunbookError, ServiceError
+from runbook.errors import RefusedError, RunbookError, ServiceError
 from runbook.reports import FinalState
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.migration_names import Phase
@@ -75,14 +76,31 @@ def check_health(
 def run_smoke_tests(
     base_url: str, smoke_tests: tuple[SmokeTest, ...], headers: Mapping[str, SecretStr] | None = None
 ) -> list[Check]:
-    """Send each smoke test's request to a URL and compare the answers; `headers` as in `check_health`."""
+    """Send each smoke test's request to a URL and compare the answers; `headers` as in `check_health`.
+
+    Those that say what is visible are opened in a browser as well.
+    """
     checks: list[Check] = []
     for test in smoke_tests:
         answer = probe(base_url + test.path, method=test.method, body=test.body, headers=headers)
         problem = answer.problem or test.problem(answer.status, answer.text)
         name = f"smoke: {test.name}"
         checks.append(Check(name, Outcome.FAILED if problem else Outcome.PASSED, problem or f"{answer.status}"))
-    return checks
+    return checks + _look_at_pages(base_url, [test for test in smoke_tests if test.visible], headers)
+
+
+def _look_at_pages(base_url: str, pages: list[SmokeTest], headers: Mapping[str, SecretStr] | None) -> list[Check]:
+    if not pages:
+        return []
+    names = [f"in a browser: {page.name}" for page in pages]
+    try:
+        problems = look_at_pages(base_url, pages, headers)
+    except RefusedError as error:
+        return [Check(name, Outcome.COULD_NOT_RUN, str(error)) for name in names]
+    return [
+        Check(name, Outcome.FAILED if problem else Outcome.PASSED, problem or f"shows {page.visible!r}")
+        for name, page, problem in zip(names, pages, problems, strict=True)
+    ]
 
 
 def validate_release(

@@ -78,6 +78,9 @@ def _evidence(
     if (target := _target(connections)) is not None:
         detail = f"the application goes back to {target}, recorded VERIFIED; the database to the backup of the deploy"
         found[ManualItem.ROLLBACK] = Check("", Outcome.PASSED, detail)
+    drill = by_name.get("restore drill")
+    if drill is not None and drill.outcome is not Outcome.PASSED:
+        found[ManualItem.ROLLBACK] = drill
     windows = windows_at(connections.settings.alerts.maintenance, datetime.now(UTC))
     if windows:
         detail = f"until {windows[0].end:%Y-%m-%d %H:%M} UTC: {windows[0].reason}"

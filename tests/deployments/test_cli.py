@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from deployments.cli import cli
+from runbook.errors import InvalidInputError
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = (
@@ -116,6 +117,7 @@ def test_wrong_usage_ends_with_2_and_starts_nothing(started: list[list[str]], ar
     [
         (["deploy"], "deploy/local", {"git_ref": "HEAD", "reason": "scheduled release"}),
         (["deploy", "--environment=production", "--git-ref=v2"], "deploy/production", {"git_ref": "v2"}),
+        (["deploy", "--skip-tests=CI has passed"], "deploy/local", {"skip_tests": "CI has passed"}),
         (
             ["deploy:rollback", "--latest", "--reason=SEV1: outage", "--yes"],
             "rollback/local",
@@ -150,3 +152,9 @@ def test_a_command_of_the_runbook_starts_its_deployment(
     assert "--watch" in argv
     passed = json.loads(argv[argv.index("--params") + 1])
     assert {name: passed[name] for name in parameters} == parameters
+
+
+def test_the_test_suite_is_not_skipped_without_a_reason(started: list[list[str]]) -> None:
+    refused = CliRunner().invoke(cli, ["deploy", "--skip-tests= "])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert started == []

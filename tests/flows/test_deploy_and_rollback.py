@@ -200,6 +200,12 @@ def test_tests_of_a_commit_run_once_and_backups_every_time(released: Platform) -
         {"task_runs": {"name": {"any_": ["Stage 2: Test Suite"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1},
     )
     assert state["state_name"] == "Cached"
+    [results] = released.api("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["test-suite-local"]}}})
+    rows = {row["command"]: row for row in json.loads(results["data"])}
+    assert (rows["unit and integration tests"]["outcome"], rows["unit and integration tests"]["last line"]) == (
+        "passed",
+        "OK",
+    ), "no test was left out for want of a database"
     backups = sorted((released.local.root / "database" / "backups").glob("*.meta.json"))
     assert len({json.loads(path.read_text())["created_at"] for path in backups[-2:]}) == 2
 

@@ -59,6 +59,8 @@ def test_a_smoke_file_is_read_in_order() -> None:
         pytest.param(request("body = { share = nan }"), "request.0.body.share", id="no number in a body"),
         pytest.param(request("json = { share = inf }"), "request.0.json.share", id="no number expected"),
         pytest.param('[[request]]\npath = "/"\n', "request.0.name", id="no name"),
+        pytest.param(request('visible = ""'), "request.0.visible", id="nothing to see"),
+        pytest.param(request('visible = "a"\nstatus = 404'), "method GET and status 200", id="an error in a browser"),
     ],
 )
 def test_a_smoke_file_that_cannot_be_meant_is_refused_with_the_place(text: str, said: str) -> None:

@@ -220,6 +220,18 @@ def without_a_test_suite(shop: Shop) -> None:
     shop.change(tests=())
 
 
+def test_a_page_for_a_browser_is_refused_where_there_is_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.commit({"smoke.toml": SMOKE + 'visible = "Shop"\n'})
+
+    def nothing(_: str) -> None:
+        return None
+
+    monkeypatch.setattr("shutil.which", nothing)
+    check = shop.answer("smoke tests")
+    assert check.outcome is Outcome.FAILED
+    assert "there is none on this machine" in check.detail
+
+
 def with_a_breaking_change(shop: Shop) -> None:
     shop.commit({"api.txt": "v2"}, "feat!: drop the old API")
 
