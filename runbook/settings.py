@@ -21,6 +21,7 @@ from runbook.rules.identifiers import (
     check_recipient,
     check_relative_pattern,
 )
+from runbook.rules.incidents import ESCALATION_PATH, EscalationLevel
 from runbook.rules.lint import Severity
 from runbook.rules.maintenance import MaintenanceWindow
 from runbook.rules.migration_files import Irregularity
@@ -260,6 +261,23 @@ class AlertSettings(_Section):
     )
 
 
+class IncidentSettings(_Section):
+    """Who is called when something is wrong, and what users are told."""
+
+    escalation: tuple[EscalationLevel, ...] = Field(
+        default=ESCALATION_PATH, min_length=1, description="Who is called, level by level."
+    )
+    reopen_within_h: float = Field(
+        default=24, ge=0, le=720, description="Hours in which the same alert opens a resolved incident again."
+    )
+    open_channel: bool = Field(default=True, description="Open a channel of Slack for each SEV1 and SEV2.")
+    slack_people: tuple[str, ...] = Field(default=(), description="Member ids of Slack who are invited to it.")
+    components: tuple[str, ...] = Field(default=(), description="What users know the application by: `the shop`.")
+    public_title: str = Field(
+        default="Problems with our application", min_length=1, description="Title of an incident for users."
+    )
+
+
 class LockSettings(_Section):
     """How soon the owner of the environment's lock is taken for dead."""
 
@@ -365,6 +383,7 @@ class Settings(_Section):
     lock: LockSettings = LockSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
+    incidents: IncidentSettings = IncidentSettings()
     rollback: RollbackSettings = RollbackSettings()
 
     @property

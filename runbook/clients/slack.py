@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 from pydantic import SecretStr
@@ -64,6 +64,10 @@ class SlackChannel:
             self._shown = self.api.post(self.channel, text, message_id=uuid.uuid4().hex)
         else:
             self.api.update(self._shown, text)
+
+    def afresh(self) -> SlackChannel:
+        """Return the same channel, in which nothing is shown yet."""
+        return replace(self, _shown=None)
 
     @property
     def shown(self) -> Message | None:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from runbook.errors import InvalidInputError
 
 _BACKUP_ID = re.compile(r"backup_([0-9]{4})([0-9]{2})([0-9]{2})_([0-9]{2})([0-9]{2})([0-9]{2})")
+_INCIDENT = re.compile(r"inc_[0-9]{8}_[0-9]{6}_[0-9]{6}")
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{58}")
@@ -70,6 +71,19 @@ def check_backup_id(text: str) -> str:
     Source: runbook, "Full Rollback" (`--backup-id=backup_20250104_120000`).
     """
     backup_taken_at(text)
+    return text
+
+
+def check_incident_id(text: str) -> str:
+    """Return `text` unchanged when it is the id of an incident; it is then safe as a part of a path.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if _INCIDENT.fullmatch(text) is None:
+        raise InvalidInputError(
+            "incident", text, "an id such as inc_20250104_120000_000000", "List them with `runbook incident:show`."
+        )
     return text
 
 

@@ -10,23 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from runbook.journal import Effect, Entry, EntryKind
 from runbook.reports import DeployReport, FinalState, RollbackReport, Step
+from runbook.rules.markdown import boxes, bullets, one_line, safe, section, subsection, utc
 from runbook.rules.thresholds import Severity
 
 BLANK = "[to be filled in]"
 _SEVERITY = re.compile(r"\bSEV([1-4])\b", re.IGNORECASE)
-# An underscore inside a word marks nothing up; left alone, names of databases can be copied.
-_MARKUP = re.compile(r"[\\`*\[\]<>#|~&!]|(?<![^\W_])_|_(?![^\W_])")
 _FOUND = {
     FinalState.VERIFIED: "VERIFIED, probes found what had to be there",
     FinalState.UNVERIFIED: "UNVERIFIED, not every probe could run",
     FinalState.DIVERGED: "DIVERGED, it is not known to be what was planned; a person has to look",
 }
-_CAUSE = ("Identify cause", "Determine how to prevent", "Update deployment process", "Add tests if needed")
-_FIX = ("Create fix branch", "Add regression tests", "Review thoroughly", "Deploy during maintenance window")
+ROOT_CAUSE = ("Identify cause", "Determine how to prevent", "Update deployment process", "Add tests if needed")
+FORWARD_FIX = ("Create fix branch", "Add regression tests", "Review thoroughly", "Deploy during maintenance window")
 _STAKEHOLDERS = ("Deployment team", "Product team", "Customer support", "End users (if appropriate)")
 
 
@@ -86,27 +85,27 @@ def render_incident(incident: Incident) -> str:
     """
     report = incident.report
     lines = [
-        f"# Incident: rollback {report.scope} of {report.environment}, {_utc(report.timestamp)}",
+        f"# Incident: rollback {report.scope} of {report.environment}, {utc(report.timestamp)}",
         "",
         *_message(incident),
-        *_section("What went wrong", [*_bullets(_cause(incident)), f"- {BLANK}"]),
-        *_section("When it was detected", [f"- {BLANK}", f"- The rollback began {_utc(report.timestamp)}"]),
-        *_section("Actions taken", [*_bullets(_actions(incident)), *_steps(report.steps)]),
-        *_section("Current status", _bullets(_status(incident))),
-        *_section("Timeline for fix", [f"- {BLANK}"]),
-        *_section("Timeline", [*_bullets(_timeline(incident)), f"- {BLANK}: when it began, when it was detected"]),
-        *_section("Root Cause Analysis", [line for point in _CAUSE for line in _subsection(point, [BLANK])][1:]),
-        *_section("Follow-up Tasks", ["### Left by the rollback", "", *_boxes(_left(incident))]),
-        *_subsection("Notify Stakeholders", _boxes(_STAKEHOLDERS)),
-        *_subsection("Plan Forward Fix", _boxes(_FIX)),
+        *section("What went wrong", [*bullets(_cause(incident)), f"- {BLANK}"]),
+        *section("When it was detected", [f"- {BLANK}", f"- The rollback began {utc(report.timestamp)}"]),
+        *section("Actions taken", [*bullets(_actions(incident)), *_steps(report.steps)]),
+        *section("Current status", bullets(_status(incident))),
+        *section("Timeline for fix", [f"- {BLANK}"]),
+        *section("Timeline", [*bullets(_timeline(incident)), f"- {BLANK}: when it began, when it was detected"]),
+        *section("Root Cause Analysis", [line for point in ROOT_CAUSE for line in subsection(point, [BLANK])][1:]),
+        *section("Follow-up Tasks", ["### Left by the rollback", "", *boxes(_left(incident))]),
+        *subsection("Notify Stakeholders", boxes(_STAKEHOLDERS)),
+        *subsection("Plan Forward Fix", boxes(FORWARD_FIX)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def render_update(incident: Incident) -> str:
     """Return what is added to an incident report that is open already, when another run went on with the rollback."""
-    head = f"Update of {_utc(incident.now)}: another run went on with this rollback"
-    lines = [*_section(head, _bullets(_status(incident))), *_subsection("Left since", _boxes(_left(incident)))]
+    head = f"Update of {utc(incident.now)}: another run went on with this rollback"
+    lines = [*section(head, bullets(_status(incident))), *subsection("Left since", boxes(_left(incident)))]
     return "\n".join(lines) + "\n"
 
 
@@ -119,21 +118,21 @@ def _message(incident: Incident) -> list[str]:
         "",
         f"Severity: {severity_of(report.reason) or f'{BLANK} SEV1/SEV2/SEV3/SEV4'}",
         "Status: Mitigating",
-        f"Started: {BLANK} before {_utc(report.timestamp)}, when the rollback began",
+        f"Started: {BLANK} before {utc(report.timestamp)}, when the rollback began",
         f"Impact: {BLANK}",
         "",
         "Current Status:",
-        *(_line(text) for text in _status(incident)),
+        *(one_line(text) for text in _status(incident)),
         "",
         "Actions Taken:",
-        *(f"- {_line(text)}" for text in _actions(incident)),
+        *(f"- {one_line(text)}" for text in _actions(incident)),
         "",
         "Next Steps:",
-        *(f"- {_line(text)}" for text in (*_left(incident), *_FIX)),
+        *(f"- {one_line(text)}" for text in (*_left(incident), *FORWARD_FIX)),
         "",
         f"ETA: {BLANK}",
         "",
-        f"Updated: {_utc(incident.now)}",
+        f"Updated: {utc(incident.now)}",
         "```",
     ]
 
@@ -170,7 +169,7 @@ def _actions(incident: Incident) -> list[str]:
     """Return each effect and how it ended, as far as anybody knows."""
     outcomes = {entry.intent: entry for entry in incident.entries if entry.intent is not None}
     intents = [entry for entry in incident.entries if entry.kind is EntryKind.INTENT]
-    done = [f"{_effect(intent)}: {_outcome(outcomes.get(intent.number))}" for intent in intents]
+    done = [f"{effect_in_words(intent)}: {outcome_in_words(outcomes.get(intent.number))}" for intent in intents]
     return done or ["The rollback ended before its first effect; nothing was changed."]
 
 
@@ -186,11 +185,11 @@ def _timeline(incident: Incident) -> list[str]:
     intents = {entry.number: entry for entry in incident.entries if entry.kind is EntryKind.INTENT}
     for entry in incident.entries:
         if entry.intent in intents:
-            events.append((entry.at, f"{_effect(intents[entry.intent])}: {_outcome(entry)}"))
+            events.append((entry.at, f"{effect_in_words(intents[entry.intent])}: {outcome_in_words(entry)}"))
         elif entry.kind is not EntryKind.ENDED:
             events.append((entry.at, _event(entry, report)))
     events.append((incident.now, f"Rollback ended {report.state}"))
-    return [f"{_utc(at)}: {text}" for at, text in sorted(events, key=lambda event: event[0])]
+    return [f"{utc(at)}: {text}" for at, text in sorted(events, key=lambda event: event[0])]
 
 
 def _event(entry: Entry, report: RollbackReport) -> str:
@@ -198,7 +197,7 @@ def _event(entry: Entry, report: RollbackReport) -> str:
         case EntryKind.BEGUN:
             return f"Rollback begun, asked for by {report.triggered_by}, approved by {report.approved_by}"
         case EntryKind.INTENT:
-            return f"{_effect(entry)}: begun"
+            return f"{effect_in_words(entry)}: begun"
         case EntryKind.PASSED:
             return "Passed: from here on it is finished, not undone"
         case EntryKind.TAKEN_OVER:
@@ -207,7 +206,8 @@ def _event(entry: Entry, report: RollbackReport) -> str:
             return f"{entry.kind}"
 
 
-def _effect(intent: Entry) -> str:
+def effect_in_words(intent: Entry) -> str:
+    """Return what a run was about to do."""
     detail = intent.detail
     match intent.effect:
         case Effect.COPY:
@@ -222,7 +222,8 @@ def _effect(intent: Entry) -> str:
             return f"{intent.effect}"
 
 
-def _outcome(entry: Entry | None) -> str:
+def outcome_in_words(entry: Entry | None) -> str:
+    """Return how that ended, by its entry in the journal; None is no entry."""
     if entry is None:
         return "begun; how it ended was not written down"
     if entry.kind is EntryKind.FAILED:
@@ -270,37 +271,5 @@ def _rows_left(incident: Incident, kept: str) -> list[str]:
 def _steps(steps: Sequence[Step]) -> list[str]:
     if not steps:
         return []
-    rows = [
-        f"| {_safe(step.step)} | {step.status} | {step.duration:.1f} | {_safe(step.error or '')} |" for step in steps
-    ]
+    rows = [f"| {safe(step.step)} | {step.status} | {step.duration:.1f} | {safe(step.error or '')} |" for step in steps]
     return ["", "| step | status | seconds | error |", "|---|---|---:|---|", *rows]
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", f"## {title}", "", *lines]
-
-
-def _subsection(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", f"### {title}", "", *lines]
-
-
-def _bullets(texts: Sequence[str]) -> list[str]:
-    return [f"- {_safe(text)}" for text in texts]
-
-
-def _boxes(texts: Sequence[str]) -> list[str]:
-    return [f"- [ ] {_safe(text)}" for text in texts]
-
-
-def _safe(text: str) -> str:
-    """Return a text of which markdown makes nothing but that text; it has to begin with a word of ours."""
-    return _MARKUP.sub(r"\\\g<0>", _line(text))
-
-
-def _line(text: str) -> str:
-    """Return a text on one line, without characters that are not to be seen."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
-
-
-def _utc(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
