@@ -241,6 +241,21 @@ def records_of(connections: Connections) -> IncidentRecords:
     return IncidentRecords(connections.store.objects, connections.settings.name)
 
 
+def choose(connections: Connections, incident_id: str = "") -> str:
+    """Return the id of the incident that is named, or of the only one that is open.
+
+    Raises:
+        InvalidInputError: none is named, and not exactly one is open.
+    """
+    if incident_id:
+        return records_of(connections).incident(incident_id).id
+    known = open_incidents(connections)
+    if len(known) != 1:
+        ids = ", ".join(one.id for one in known) or "none"
+        raise InvalidInputError("incident", "", f"the id of one; open are: {ids}", "`runbook incident:show` lists all.")
+    return known[0].id
+
+
 def open_incidents(connections: Connections) -> list[Incident]:
     """Return the incidents that are not resolved, the newest last."""
     return [incident for incident in records_of(connections).incidents() if incident.is_open]

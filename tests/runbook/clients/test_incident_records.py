@@ -33,9 +33,9 @@ def test_an_incident_is_its_events_in_order(records: IncidentRecords) -> None:
 
 def test_people_who_write_at_the_same_time_lose_nothing(records: IncidentRecords) -> None:
     with ThreadPoolExecutor(8) as pool:
-        ids = {one.id for one in pool.map(lambda n: records.open(event(f"{n}", EventKind.OPENED)), range(8))}
+        ids = {one.id for one in pool.map(records.open, [event(f"{n}", EventKind.OPENED) for n in range(8)])}
         first = min(ids)
-        list(pool.map(lambda n: records.add(first, event(f"{n}")), range(30)))
+        list(pool.map(records.add, [first] * 30, [event(f"{number}") for number in range(30)]))
     assert len(ids) == 8
     assert set(records.incident(first).texts(EventKind.NOTE)) == {f"{number}" for number in range(30)}
 
