@@ -25,6 +25,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @_as_json
 def ls(environment: str, limit: int, as_json: bool) -> None:
     """List the releases on the application host, newest first; the one with the traffic is marked."""
+    from runbook.procedures.status import release_lines
+
     host = connect(environment).host
     active = host.active()
     releases = list(host.releases())[:limit]
@@ -32,13 +34,8 @@ def ls(environment: str, limit: int, as_json: bool) -> None:
         rows = [_row(release, is_active=_is_same(release, active)) for release in releases]
         click.echo(json.dumps(rows, indent=2))
         return
-    for release in releases:
-        mark = "*" if _is_same(release, active) else " "
-        promoted = f"{release.promoted_at:%Y-%m-%d %H:%M:%S}" if release.promoted_at else "never"
-        click.echo(
-            f"{mark} {release.created_at:%Y-%m-%d %H:%M:%S} UTC  {release.version:<16} {release.git_sha[:12]:<12}  "
-            f"{release.state:<8} traffic: {promoted:<19}  {release.url}  {release.release_id}"
-        )
+    for line in release_lines(releases, active):
+        click.echo(line)
     if pin := host.pin():
         click.echo(f"PINNED: {pin}")
     if not releases:

@@ -17,40 +17,9 @@ _reason = click.option("--reason", required=True, help="Why; it is recorded.")
 @_environment
 def status(environment: str) -> None:
     """Show the active release, who changes the environment, what holds it, what is kept, and how runs ended."""
-    from runbook.procedures.changing import hold_of, lock_of
-    from runbook.reports import DeployReport
-    from runbook.stages.kept import kept_databases
-    from runbook.stages.preparation import preparations
+    from runbook.procedures.status import status_lines
 
-    connections = connect(environment)
-    active = connections.host.active()
-    if active is None:
-        click.echo(f"{environment}: no release has the traffic")
-    else:
-        click.echo(f"{environment}: {active.version} ({active.git_sha[:12]}) at {connections.host.public_url}")
-    lock = lock_of(connections)
-    state = lock.state()
-    if state is None or not state.unfinished:
-        click.echo("lock: free")
-    elif state.freed:
-        click.echo(f"lock: free, opened by {state.freed.by}: {state.freed.reason}")
-        click.echo(f"  {state.owner.run} may have left work; `runbook recover` looks")
-    else:
-        seconds = state.silent_for.total_seconds()
-        life = "it has died; `runbook recover`" if lock.is_dead(state) else f"last sign of life {seconds:.0f} s ago"
-        click.echo(f"lock: token {state.token}, {state.owner.render()}; {life}")
-    hold = hold_of(connections).current()
-    click.echo(f"held: {hold.render()}" if hold else "held: no")
-    for preparation in preparations(connections):
-        click.echo(f"kept ready for a rollback: {preparation.render()}")
-    for kept in kept_databases(connections):
-        click.echo(f"kept database: {kept.render()}")
-    for report in list(connections.store.history())[-10:]:
-        what = f"deploy {report.version}" if isinstance(report, DeployReport) else report.what
-        how = "ok" if report.success else "failed"
-        click.echo(
-            f"  {report.timestamp:%Y-%m-%d %H:%M:%S} UTC  {what:<18} {how:<7} {report.state:<11} {report.reason}"
-        )
+    click.echo("\n".join(status_lines(connect(environment))))
 
 
 @click.command("environment:check")

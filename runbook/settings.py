@@ -270,6 +270,11 @@ class IncidentSettings(_Section):
     reopen_within_h: float = Field(
         default=24, ge=0, le=720, description="Hours in which the same alert opens a resolved incident again."
     )
+    roll_back: bool = Field(
+        default=True,
+        description="Let the emergency flow take the application back alone for a SEV1 or above 10 % errors, where the "
+        "deploy has shown that this works; otherwise it asks a person.",
+    )
     open_channel: bool = Field(default=True, description="Open a channel of Slack for each SEV1 and SEV2.")
     slack_people: tuple[str, ...] = Field(default=(), description="Member ids of Slack who are invited to it.")
     components: tuple[str, ...] = Field(default=(), description="What users know the application by: `the shop`.")

@@ -115,6 +115,10 @@ class Repository:
         span = until if since is None else f"{since}..{until}"
         return [text.strip() for text in self._git("log", "--format=%B%x00", span).split("\0") if text.strip()]
 
+    def newest_commits(self, ref: str, count: int) -> list[str]:
+        """Return the newest commits up to a ref, in a line each, the newest first."""
+        return self._git("log", "--format=%h %cI %an: %s", f"--max-count={count}", ref, "--").splitlines()
+
     def export(self, git_sha: str, target: Path) -> None:
         """Write the files of a commit into a new folder, without history; the working tree is not touched.
 

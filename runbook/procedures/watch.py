@@ -21,11 +21,11 @@ from runbook.procedures.rollback import rollback
 from runbook.reports import RollbackReport, RollbackScope
 from runbook.rules.release_watch import Baseline, Judgement, Verdict
 from runbook.rules.thresholds import Action
-from runbook.rules.unattended import evidence_objection
 from runbook.stages import notification, record
 from runbook.stages.checklist import smoke_tests
 from runbook.stages.database_probe import unnoticed_loss
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
+from runbook.stages.unattended import objection_to_acting
 from runbook.stages.watch import Observation, ReleaseWatch, baseline_of, release_before
 from runbook.watch_report import LoggedError, WatchedBaseline, WatchLook, WatchReport
 
@@ -231,12 +231,7 @@ def _objection(connections: Connections, stages: WatchStages, request: RollbackR
     """Return why the application is not taken back without a person; None when it is."""
     if not connections.settings.watch.roll_back:
         return "the settings leave that to a person (`watch.roll_back`)"
-    try:
-        plan = stages.plan_rollback(connections, request)
-    except RunbookError as error:
-        return str(error)
-    has_drifted = plan.traffic is not None and plan.traffic.has_drifted
-    return evidence_objection(plan.verdict, has_drifted=has_drifted, unknown=())
+    return objection_to_acting(connections, request, stages.plan_rollback)
 
 
 def _read_log(progress: _Progress) -> None:
