@@ -70,9 +70,9 @@ def test_what_does_not_pass_says_what_to_do() -> None:
 
 GOOD = {
     "DATABASE_URL": "postgresql://shop:2Vq8mXw0pLzR@ep-cool-1.eu-central-1.aws.neon.tech/shop?sslmode=require",
-    "NEXTAUTH_SECRET": secrets.token_urlsafe(32),
+    "NEXTAUTH_SECRET": "q8Vt3ZkN5yLx0RbWmJ7cHd2SfGpA9uEoTiQwYz41",
     "NEXTAUTH_URL": "https://shop.acme.io",
-    "JWT_SECRET": secrets.token_hex(16),
+    "JWT_SECRET": "9f3b60c7d1a84e52b7c09d6f13e8a45b",
     "ANTHROPIC_API_KEY": "sk-ant-api03-2Vq8mXw0pLzR",
     "OPENAI_API_KEY": "sk-proj-2Vq8mXw0pLzR",
     "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/2Vq8mXw0pLzR",
