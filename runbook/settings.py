@@ -23,7 +23,7 @@ from runbook.rules.identifiers import (
 )
 from runbook.rules.incidents import ESCALATION_PATH, EscalationLevel
 from runbook.rules.lint import Severity
-from runbook.rules.maintenance import MaintenanceWindow
+from runbook.rules.maintenance import Freeze, MaintenanceWindow
 from runbook.rules.migration_files import Irregularity
 
 
@@ -255,9 +255,24 @@ class AlertSettings(_Section):
         lt=100,
         description="Percent of requests that are to be answered well; what is left is the error budget.",
     )
-    maintenance: tuple[MaintenanceWindow, ...] = Field(
+
+
+class MaintenanceSettings(_Section):
+    """When changes are made, and when none is."""
+
+    windows: tuple[MaintenanceWindow, ...] = Field(
         default=(),
-        description="Hours of every week in which nobody is told of alerts; only of their beginning and end.",
+        description="Times in which the queue of approved changes is worked off, and nobody is told of alerts; only of "
+        "their beginning and end.",
+    )
+    freezes: tuple[Freeze, ...] = Field(
+        default=(), description="Times in which nothing is deployed and no database is migrated."
+    )
+    reserve_s: float = Field(
+        default=300,
+        ge=0,
+        le=7200,
+        description="Seconds of a window that have to be left when a change is expected to end.",
     )
 
 
@@ -389,6 +404,7 @@ class Settings(_Section):
     monitoring: MonitoringSettings = MonitoringSettings()
     alerts: AlertSettings = AlertSettings()
     incidents: IncidentSettings = IncidentSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     rollback: RollbackSettings = RollbackSettings()
 
     @property

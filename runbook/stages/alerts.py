@@ -55,7 +55,7 @@ def evaluate(connections: Connections, notify: Notify = notification.notify) -> 
     counts, notices = Counts(samples), list[Notice]()
     for at, found in _samplings(samples, after=book.last_at):
         values = readings(found, counts, at, book.seen, settings.alerts.objective_pct)
-        book, told = step(book, values, at, [*silences, *windows_at(settings.alerts.maintenance, at)])
+        book, told = step(book, values, at, [*silences, *windows_at(settings.maintenance.windows, at)])
         notices += told
     undelivered = _tell(connections, notices, notify)
     records.keep(book)
@@ -80,8 +80,7 @@ def backtest(connections: Connections, window: timedelta) -> Replay:
     settings, until = connections.settings, datetime.now(UTC)
     since = until - window
     samples = history_of(connections).read(since=since - LOOK_BACK, until=until)
-    weeks = range(-1, window.days // 7 + 2)
-    planned = [one.around(until - timedelta(weeks=week)) for one in settings.alerts.maintenance for week in weeks]
+    planned = [found for one in settings.maintenance.windows for found in one.occurrences(since - LOOK_BACK, until)]
     silences = [*_records(connections).silences(), *planned]
     objective_pct = settings.alerts.objective_pct
     return replay(samples, since=since, until=until, objective_pct=objective_pct, silences=silences)

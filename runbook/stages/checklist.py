@@ -19,6 +19,7 @@ from runbook.manifest import VerificationLevel
 from runbook.rules import checklist
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.drills import duration_in_words, overdue
+from runbook.rules.maintenance import freeze_at
 from runbook.rules.migration_names import Phase
 from runbook.rules.smoke import SmokeTest, parse_smoke_tests
 from runbook.rules.variables import required_variables
@@ -88,6 +89,7 @@ def run_checklist(connections: Connections, git_ref: str, *, strict: bool) -> Ch
     version = repository.version(git_sha)
     checks = [
         _ask("working tree", lambda: _clean_tree(connections)),
+        _ask("freeze", lambda: _no_freeze(connections)),
         *_backup_checks(connections),
         _ask("database", lambda: _database(connections)),
         _checked("captured writes", lambda: check_bound(connections)),
@@ -146,7 +148,11 @@ def plan_database(
         ChecklistFailedError: something speaks against it; nothing was changed.
     """
     git_sha = connections.repository.resolve(git_ref)
-    checks = [*_backup_checks(connections), _ask("database", lambda: _database(connections))]
+    checks = [
+        _ask("freeze", lambda: _no_freeze(connections)),
+        *_backup_checks(connections),
+        _ask("database", lambda: _database(connections)),
+    ]
     if not checklist.refusals(checks, strict=False):
         active = connections.host.active()
         running = active.git_sha if active else None
@@ -225,6 +231,16 @@ def _clean_tree(connections: Connections) -> str:
             "Commit or stash them: a release is made from a commit, not from a folder.",
         )
     return "no uncommitted changes"
+
+
+def _no_freeze(connections: Connections) -> str:
+    freeze = freeze_at(connections.settings.maintenance.freezes, datetime.now(UTC))
+    if freeze is None:
+        return "no freeze"
+    raise RefusedError(
+        f"nothing is deployed until {freeze.end.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {freeze.reason}. Wait, or take "
+        "the freeze out of the settings (`maintenance.freezes`); a rollback is always allowed."
+    )
 
 
 def _database(connections: Connections) -> str:

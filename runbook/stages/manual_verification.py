@@ -81,7 +81,7 @@ def _evidence(
     drill = by_name.get("restore drill")
     if drill is not None and drill.outcome is not Outcome.PASSED:
         found[ManualItem.ROLLBACK] = drill
-    windows = windows_at(connections.settings.alerts.maintenance, datetime.now(UTC))
+    windows = windows_at(connections.settings.maintenance.windows, datetime.now(UTC))
     if windows:
         detail = f"until {windows[0].end:%Y-%m-%d %H:%M} UTC: {windows[0].reason}"
         found[ManualItem.MAINTENANCE] = Check("", Outcome.PASSED, detail)

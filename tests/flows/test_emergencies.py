@@ -9,9 +9,10 @@ from tests.flows.test_backups import artifact
 
 
 def test_without_anything_wrong_there_is_no_incident(released: Platform) -> None:
+    before = released.runbook("incident:show").stdout
     run = released.run("emergency/local")
     assert (run.exit_code, run.state) == (0, "COMPLETED"), run.output
-    assert "no incidents" in released.runbook("incident:show").stdout
+    assert released.runbook("incident:show").stdout == before
 
 
 def test_an_incident_is_opened_answered_and_resolved_in_the_ui(released: Platform) -> None:
@@ -27,8 +28,8 @@ def test_an_incident_is_opened_answered_and_resolved_in_the_ui(released: Platfor
     draft = artifact(released, "post-mortem-local")["data"]
     assert "# Post-mortem: orders fail" in draft
     assert "a lock; it is gone" in draft
-    [kept] = (released.local.root / "logs").glob("postmortem_*.md")
-    assert "## Five whys" in kept.read_text()
+    newest = max((released.local.root / "logs").glob("postmortem_*.md"))
+    assert newest.read_text().startswith("# Post-mortem: orders fail")
 
 
 def same_again(released: Platform) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from runbook.rules.alerting import AlertBook, Notice, NoticeKind, Phase, Silence, readings, step
 from runbook.rules.alerts import RULES, Counts
 from runbook.rules.backtest import replay
-from runbook.rules.maintenance import MaintenanceWindow, Weekday, windows_at
 from runbook.rules.samples import Sample, sample
 
 NOON = datetime(2025, 1, 4, 12, tzinfo=UTC)
@@ -202,21 +201,6 @@ def test_the_past_replayed_says_what_would_have_been_told() -> None:
 def test_nothing_measured_is_not_nothing_fired() -> None:
     found = replay([], since=NOON, until=NOON + MINUTE, objective_pct=99.9)
     assert (found.samplings, found.episodes) == (0, ())
-
-
-@pytest.mark.parametrize(
-    ("at", "is_open"),
-    [
-        (datetime(2025, 1, 4, 22, 59, 59, tzinfo=UTC), False),
-        (datetime(2025, 1, 4, 23, tzinfo=UTC), True),
-        (datetime(2025, 1, 5, 0, 59, 59, tzinfo=UTC), True),
-        (datetime(2025, 1, 5, 1, tzinfo=UTC), False),
-        (datetime(2025, 1, 11, 23, 30, tzinfo=UTC), True),
-    ],
-)
-def test_a_weekly_window_is_open_in_its_hours_across_midnight_too(at: datetime, is_open: bool) -> None:
-    saturday = MaintenanceWindow(weekday=Weekday.SATURDAY, start=time(23), duration_s=7200)
-    assert bool(windows_at([saturday], at)) == is_open
 
 
 def test_every_phase_is_reached() -> None:

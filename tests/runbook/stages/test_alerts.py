@@ -135,10 +135,10 @@ def test_a_silence_without_reason_or_measure_is_refused(connections: Connections
         silence(connections, duration=timedelta(hours=hours), reason=reason, by="ada")
 
 
-def test_the_weekly_windows_of_the_settings_count(connections: Connections, measure: Measure) -> None:
+def test_the_windows_of_the_settings_count(connections: Connections, measure: Measure) -> None:
     now = datetime.now(UTC)
-    window = {"weekday": f"{now:%A}".lower(), "start": "00:00", "duration_s": 86_400}
-    settings = Settings.model_validate({**connections.settings.model_dump(), "alerts": {"maintenance": [window]}})
+    window = {"start": f"{now:%Y-%m-%d}T00:00:00", "duration_s": 86_400, "rule": "FREQ=DAILY"}
+    settings = Settings.model_validate({**connections.settings.model_dump(), "maintenance": {"windows": [window]}})
     measure(0, disk_usage_pct=99)
     assert evaluate(replace(connections, settings=settings)).silence is not None
 
