@@ -23,6 +23,7 @@ from blocks.postgres import PostgresDatabase
 from blocks.s3_store import S3BackupStore
 from blocks.sentry import SentryProject
 from blocks.slack import SlackNotifications
+from blocks.status_site import StatusSite
 from blocks.statuspage import PublicStatusPage
 from blocks.vercel import VercelProject
 from runbook.clients.channels import Channel, LogChannel
@@ -66,6 +67,9 @@ class Environment(Block):
         default=None, description="Wakes somebody when a run ends badly or an alert is critical."
     )
     status_page: PublicStatusPage | None = Field(default=None, description="What users read about incidents.")
+    status_site: StatusSite | None = Field(
+        default=None, description="Where the status page of the runbook's own is written for users."
+    )
 
     def connect(self) -> Connections:
         """Return the clients of this environment."""
@@ -84,6 +88,7 @@ class Environment(Block):
             github=self.github.get_client() if self.github else None,
             sentry=self.sentry.get_client() if self.sentry else None,
             status_page=self.status_page.get_client() if self.status_page else None,
+            status_site=self.status_site.get_client() if self.status_site else None,
             channels=tuple(channels),
             run_url=_run_url(),
         )
@@ -109,6 +114,8 @@ class Environment(Block):
             asked["PagerDuty"] = self.pager_duty.check
         if self.status_page is not None:
             asked["status page"] = self.status_page.check
+        if self.status_site is not None:
+            asked["status site"] = self.status_site.check
         return tuple(_answered(name, question) for name, question in asked.items())
 
 

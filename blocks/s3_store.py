@@ -64,7 +64,7 @@ class S3BackupStore(Block):
             RejectedError: the credentials name a profile, region or role that cannot be used.
         """
         lock = ObjectLock(self.lock_mode, self.lock_days) if self.lock_mode and self.lock_days else None
-        return BackupStore(S3Store(self._connect(), self.bucket, self.folder, lock))
+        return BackupStore(S3Store(connect_s3(self.credentials, self.bucket), self.bucket, self.folder, lock))
 
     def check(self) -> str:
         """Return where the backups are, after writing there and reading it back.
@@ -76,17 +76,23 @@ class S3BackupStore(Block):
         store.check()
         return f"{store.place} can be written and read"
 
-    def _connect(self) -> S3Client:
-        credentials = self.credentials
-        parameters = credentials.aws_client_parameters.get_params_override()
-        config = client_config(path_style="endpoint_url" in parameters)
-        if own := parameters.pop("config", None):
-            config = config.merge(own)
-        with s3_errors(f"s3://{self.bucket}"):
-            session: Any = credentials.get_boto3_session()
-            try:
-                return session.client("s3", region_name=credentials.region_name, config=config, **parameters)
-            except ValueError as error:
-                raise InvalidInputError(
-                    "endpoint_url", parameters.get("endpoint_url"), "a URL, such as https://s3.example.com", str(error)
-                ) from error
+
+def connect_s3(credentials: AwsCredentials, bucket: str) -> S3Client:
+    """Return a client of the service that a bucket is at.
+
+    Raises:
+        InvalidInputError: the endpoint is no URL.
+        RejectedError: the credentials name a profile, region or role that cannot be used.
+    """
+    parameters = credentials.aws_client_parameters.get_params_override()
+    config = client_config(path_style="endpoint_url" in parameters)
+    if own := parameters.pop("config", None):
+        config = config.merge(own)
+    with s3_errors(f"s3://{bucket}"):
+        session: Any = credentials.get_boto3_session()
+        try:
+            return session.client("s3", region_name=credentials.region_name, config=config, **parameters)
+        except ValueError as error:
+            raise InvalidInputError(
+                "endpoint_url", parameters.get("endpoint_url"), "a URL, such as https://s3.example.com", str(error)
+            ) from error

@@ -157,6 +157,7 @@ def publish(environment: str, incident: str, text: str, yes: bool) -> None:
     from runbook.rules.incident_messages import draft_public
     from runbook.stages.incidents import publish as tell_users
     from runbook.stages.incidents import records_of
+    from runbook.stages.status_site import write_status_site
 
     connections = connect(environment)
     chosen = _chosen(connections, incident)
@@ -165,6 +166,8 @@ def publish(environment: str, incident: str, text: str, yes: bool) -> None:
         click.echo(f"Users will read:\n  {said}")
         click.confirm("Publish it?", abort=True)
     tell_users(connections, chosen, text=said, by=getpass.getuser())
+    if connections.status_site is not None:
+        click.echo(write_status_site(connections))
     click.echo("published")
 
 

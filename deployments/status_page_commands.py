@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +57,20 @@ def update(environment: str, incident: str, body: str, status: str, components: 
     click.echo(f"{made.id}  {made.status}  {made.name}  {made.shortlink}")
 
 
-COMMANDS = (publish, update)
+@click.command("status-page:write")
+@_environment
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="A folder, instead of the block's."
+)
+def write(environment: str, folder: Path | None) -> None:
+    """Write the static status page: index.html, summary.json, history.atom."""
+    from runbook.clients.site_target import FolderSite
+    from runbook.stages.status_site import write_status_site
+
+    click.echo(write_status_site(connect(environment), FolderSite(folder) if folder else None))
+
+
+COMMANDS = (publish, update, write)
 
 
 def _page(environment: str) -> Statuspage:

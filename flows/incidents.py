@@ -125,6 +125,8 @@ def incident_publish(environment: str, by: str, incident: str = "", text: str = 
     """
     connections = load_environment(environment).connect()
     tasks.publish(connections, tasks.choose(connections, incident), text=text, by=by)
+    if connections.status_site is not None:
+        tasks.write_status_site(connections)
 
 
 @flow(name="incident-show", flow_run_name="incident-show-{environment}", retries=0)

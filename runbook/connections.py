@@ -13,6 +13,7 @@ from runbook.clients.github import GitHub
 from runbook.clients.postgres import Database
 from runbook.clients.restore_points import RestorePoints
 from runbook.clients.sentry import Sentry
+from runbook.clients.site_target import SiteTarget
 from runbook.clients.statuspage import Statuspage
 from runbook.settings import ReplayMethod, Settings
 
@@ -22,8 +23,8 @@ class Connections:
     """The settings of an environment and the clients they lead to.
 
     `second_store` keeps a copy of every backup elsewhere; `github` is the repository that releases come from, `sentry`
-    the project that they report errors to; `status_page` is what users read. `run_url` is where people see the run
-    that uses them.
+    the project that they report errors to; `status_page` and `status_site` are what users read. `run_url` is where
+    people see the run that uses them.
     """
 
     settings: Settings
@@ -36,6 +37,7 @@ class Connections:
     github: GitHub | None = None
     sentry: Sentry | None = None
     status_page: Statuspage | None = None
+    status_site: SiteTarget | None = None
     run_url: str | None = None
 
     @property

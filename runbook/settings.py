@@ -293,6 +293,7 @@ class IncidentSettings(_Section):
     open_channel: bool = Field(default=True, description="Open a channel of Slack for each SEV1 and SEV2.")
     slack_people: tuple[str, ...] = Field(default=(), description="Member ids of Slack who are invited to it.")
     components: tuple[str, ...] = Field(default=(), description="What users know the application by: `the shop`.")
+    page_name: str = Field(default="MantisNXT", min_length=1, description="Name of the status page.")
     public_title: str = Field(
         default="Problems with our application", min_length=1, description="Title of an incident for users."
     )

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from runbook.connections import Connections
 from runbook.rules.incident_messages import draft_public, render_markdown
-from runbook.stages import incidents
+from runbook.stages import incidents, status_site
 from tasks.retries import stage_task
 
 # Not repeated: whoever was told must not be told again, and nobody's word is to be there twice.
@@ -19,6 +19,7 @@ resolve = stage_task("Incident: Resolve")(incidents.resolve)
 publish = stage_task("Incident: Publish")(incidents.publish)
 escalate_due = stage_task("Incident: Escalate")(incidents.escalate_due)
 remind = stage_task("Incident: Remind of Action Items")(incidents.remind)
+write_status_site = stage_task("Status Page: Write", retries=2)(status_site.write_status_site)
 choose = stage_task("Incident: Which", retries=2)(incidents.choose)
 
 

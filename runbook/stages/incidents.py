@@ -201,7 +201,7 @@ def post_mortem_of(connections: Connections, incident: Incident) -> str:
 
 
 def publish(connections: Connections, incident_id: str, *, text: str, by: str) -> Incident:
-    """Tell users, on the status page, in these words or, when there are none, in those of the draft.
+    """Tell users, on the status pages, in these words or, when there are none, in those of the draft.
 
     Whoever calls this approves it. The first time the incident is published, then it is brought up to date.
 
@@ -210,13 +210,18 @@ def publish(connections: Connections, incident_id: str, *, text: str, by: str) -
         ServiceError: the page does not take it.
     """
     page, records = connections.status_page, records_of(connections)
-    if page is None:
-        raise RefusedError(f"{connections.settings.name} has no status page: put the block runbook-status-page into it")
+    if page is None and connections.status_site is None:
+        raise RefusedError(
+            f"{connections.settings.name} has no status page: put the block runbook-status-page or runbook-status-site "
+            "into it"
+        )
     incident = records.incident(incident_id)
     body = text.strip() or draft_public(incident, connections.settings.incidents.components)
     status = PublicStatus(PUBLIC_STATUS[incident.status])
     published = next((one.key for one in reversed(incident.events) if one.kind is EventKind.PUBLISHED), "")
-    if published:
+    if page is None:
+        published = ""
+    elif published:
         page.update_incident(published, body, status=status, components={})
     else:
         title = connections.settings.incidents.public_title

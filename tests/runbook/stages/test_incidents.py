@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from runbook.clients.channels import Channel, LogChannel
 from runbook.clients.http_api import Patience
 from runbook.clients.pager_duty import pager_duty
+from runbook.clients.site_target import FolderSite
 from runbook.clients.slack import slack_channel
 from runbook.clients.statuspage import Statuspage
 from runbook.connections import Connections
@@ -224,7 +225,9 @@ def test_resolving_writes_a_post_mortem_once_and_keeps_what_people_wrote(
         resolve(connections, incident.id, by="Ada", note="again")
 
 
-def test_users_are_told_in_the_words_that_were_approved(connections: Connections, page: StatuspageEmulator) -> None:
+def test_users_are_told_in_the_words_that_were_approved(
+    connections: Connections, page: StatuspageEmulator, tmp_path: Path
+) -> None:
     incident = opened(connections)
     assert page.incidents == [], "nothing is public by itself"
     publish(connections, incident.id, text="", by="Ada")
@@ -241,6 +244,9 @@ def test_users_are_told_in_the_words_that_were_approved(connections: Connections
     assert "errors > 10 %" not in str(shown)
     with pytest.raises(RefusedError, match="no status page"):
         publish(replace(connections, status_page=None), incident.id, text="", by="Ada")
+    site = FolderSite(tmp_path / "site")
+    publish(replace(connections, status_page=None, status_site=site), incident.id, text="All is well.", by="Ada")
+    assert records_of(connections).incident(incident.id).texts(EventKind.PUBLISHED)[-1] == "All is well."
 
 
 def test_open_action_items_are_reminded_of_once_they_are_due(connections: Connections, tmp_path: Path) -> None:
