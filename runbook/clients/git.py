@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from runbook.errors import InvalidInputError, RejectedError
@@ -114,6 +115,11 @@ class Repository:
         """Return the commit messages after one commit up to another; all up to it when `since` is None."""
         span = until if since is None else f"{since}..{until}"
         return [text.strip() for text in self._git("log", "--format=%B%x00", span).split("\0") if text.strip()]
+
+    def commit_times(self, since: str | None, until: str) -> list[datetime]:
+        """Return when the commits after one up to another were made; only that of the last one when `since` is None."""
+        span = [until, "--max-count=1"] if since is None else [f"{since}..{until}"]
+        return [datetime.fromisoformat(line) for line in self._git("log", "--format=%cI", *span, "--").split()]
 
     def newest_commits(self, ref: str, count: int) -> list[str]:
         """Return the newest commits up to a ref, in a line each, the newest first."""

@@ -177,7 +177,6 @@ def _act(
     stages.say(
         connections,
         incident.id,
-        _event(request, EventKind.ACTION, words),
         _event(request, EventKind.STATUS, status=IncidentStatus.MITIGATING),
         _event(request, EventKind.CURRENT, current),
         _event(request, EventKind.NEXT_STEPS, "Verify health; plan fix; deploy fix; runbook incident:resolve"),

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from runbook.connections import Connections
 from runbook.reports import DeployReport, FinalState, MigrateReport, RollbackReport
+from runbook.stages import incidents
 
 ReportT = TypeVar("ReportT", DeployReport, RollbackReport, MigrateReport)
 _log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def publish(
 ) -> ReportT:
     """Record a report and send a notification; return the report, with a finding when it could not be kept.
 
-    `more` is what people are told besides.
+    `more` is what people are told besides. What was done while an incident is open is an action taken in it.
     Nothing that goes wrong in here may hide how the run itself ended.
     """
     try:
@@ -39,4 +40,9 @@ def publish(
         notify(connections, level, title, "\n".join([*lines, *more, f"({where})"]))
     except Exception as error:  # noqa: BLE001 - see above
         _log.error("%s: nobody could be told: %s", title, error)
+    is_action = report.success and not (isinstance(report, MigrateReport) and report.dry_run)
+    try:
+        incidents.note_run(connections, title, by=report.triggered_by, is_action=is_action)
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.warning("%s: not written to the incident that is open: %s", title, error)
     return report

@@ -110,6 +110,14 @@ def say(connections: Connections, incident_id: str, *events: IncidentEvent, alou
     return _told(connections, incident, "; ".join(_in_words(event) for event in events))
 
 
+def note_run(connections: Connections, what: str, *, by: str, is_action: bool) -> None:
+    """Write into the incidents that are open what a run did to the environment: an action, or a note when it failed."""
+    kind = EventKind.ACTION if is_action else EventKind.NOTE
+    for incident in open_incidents(connections):
+        event = IncidentEvent(at=datetime.now(UTC), by=by or "runbook", kind=kind, text=what)
+        records_of(connections).add(incident.id, event)
+
+
 def acknowledge(connections: Connections, incident_id: str, *, by: str, note: str = "") -> Incident:
     """Say that somebody works on it: the level that was called last has answered."""
     incident = records_of(connections).incident(incident_id)

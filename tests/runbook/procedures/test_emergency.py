@@ -27,7 +27,7 @@ from runbook.rules.emergency import Situation
 from runbook.rules.incidents import EventKind, Incident, IncidentPhase, IncidentStatus
 from runbook.rules.thresholds import Severity, Signals
 from runbook.settings import IncidentSettings
-from runbook.stages.incidents import records_of
+from runbook.stages.incidents import note_run, records_of
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
 from tests.runbook.surroundings import surrounded
 
@@ -93,6 +93,7 @@ class World:
         self.calls.append(f"roll back {request.scope} {request.severity}")
         if self.fails:
             raise self.fails
+        note_run(self.connections, "rolled back", by=request.triggered_by, is_action=True)  # as every real run does
         return RollbackReport.model_construct(scope=request.scope, to_version="v6", state=FinalState.VERIFIED)
 
     def _ask(self, _: Connections, request: RollbackRequest) -> str:
@@ -115,7 +116,8 @@ def test_a_bad_release_is_taken_back_and_everything_is_written_down(world: World
     assert world.calls == ["investigate SEV2", "roll back app-only SEV2"]
     found = incident(report)
     assert (found.severity, found.status) == (Severity.SEV2, IncidentStatus.MITIGATING)
-    assert found.texts(EventKind.ACTION) == ["rolled back app-only to v6: VERIFIED"]
+    assert found.texts(EventKind.ACTION) == ["rolled back"]
+    assert report.done == ("rolled back app-only to v6: VERIFIED",)
     assert found.latest(EventKind.CURRENT) == "after the rollback: all that was looked at is well"
     for phase in (IncidentPhase.ASSESSMENT, IncidentPhase.COMMUNICATION, IncidentPhase.MITIGATION):
         assert found.ended(phase) is not None

@@ -23,6 +23,7 @@ from runbook.stages.incidents import (
     Opening,
     acknowledge,
     escalate_due,
+    note_run,
     open_or_join,
     publish,
     records_of,
@@ -247,6 +248,20 @@ def test_users_are_told_in_the_words_that_were_approved(
     site = FolderSite(tmp_path / "site")
     publish(replace(connections, status_page=None, status_site=site), incident.id, text="All is well.", by="Ada")
     assert records_of(connections).incident(incident.id).texts(EventKind.PUBLISHED)[-1] == "All is well."
+
+
+def test_what_runs_do_while_an_incident_is_open_is_part_of_it(connections: Connections) -> None:
+    note_run(connections, "v7 released", by="ci", is_action=True)
+    assert records_of(connections).incidents() == []
+    incident = opened(connections)
+    note_run(connections, "v8 not released", by="ci", is_action=False)
+    assert records_of(connections).incident(incident.id).acted_at is None
+    note_run(connections, "rolled back", by="", is_action=True)
+    found = records_of(connections).incident(incident.id)
+    assert (found.texts(EventKind.ACTION), found.texts(EventKind.NOTE)) == (["rolled back"], ["v8 not released"])
+    resolve(connections, incident.id, by="Ada", note="over")
+    note_run(connections, "v9 released", by="ci", is_action=True)
+    assert records_of(connections).incident(incident.id).texts(EventKind.ACTION) == ["rolled back"]
 
 
 def test_open_action_items_are_reminded_of_once_they_are_due(connections: Connections, tmp_path: Path) -> None:
