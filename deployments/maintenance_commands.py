@@ -96,12 +96,9 @@ def cancel(change: str, environment: str, reason: str) -> None:
 @_environment
 def run(environment: str) -> None:
     """Work off the queue now, if a window is open; the deployment `maintenance` does it on a schedule."""
-    from prefect.exceptions import FailedRun
-
-    try:
-        run_here("maintenance", environment=environment)
-    except FailedRun as error:
-        click.echo(f"runbook: {error}", err=True)
+    state = run_here("maintenance", environment=environment, return_state=True)
+    click.echo(f"{state.name}: {state.message}")
+    if not state.is_completed():
         sys.exit(1)
 
 

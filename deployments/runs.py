@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LOCAL_ROOT = Path(".runbook") / "local"
 # The log of a run in this process goes to the server; the terminal shows bars, and how it ended.
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+# What is done without a run, such as an incident by hand, has no log there.
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}
 
 
 def run_deployment(flow: str, environment: str, parameters: Mapping[str, object]) -> None:

@@ -102,7 +102,9 @@ def emergency(
     if level is Severity.SEV4 and request.severity is None and not request.key:
         return EmergencyReport(classified, situation)
     title = request.reason.strip() or classified.why[0]
-    opening = Opening(title, level, request.triggered_by, began=request.detected_at, key=request.key or "emergency")
+    opening = Opening(
+        title, level, request.triggered_by, began=request.detected_at, key=request.key or f"said: {title}"
+    )
     incident = stages.open_or_join(connections, opening)
     evidence = stages.investigate(connections, level)
     proposal = propose(situation, level, name)

@@ -13,7 +13,7 @@ from runbook.journal import Effect, Entry, EntryKind
 from runbook.reports import DeployReport, RollbackReport
 from runbook.rules.incident_report import effect_in_words, outcome_in_words
 from runbook.rules.incidents import EventKind, Incident, IncidentEvent
-from runbook.rules.markdown import utc
+from runbook.rules.markdown import one_line, utc
 
 BEFORE = timedelta(hours=2)
 """So long before an incident what ran may have caused it."""
@@ -30,7 +30,7 @@ class TimelineEntry:
 
     def render(self) -> str:
         """Return it in one line."""
-        return f"{utc(self.at)}  {self.who}: {self.text}"
+        return one_line(f"{utc(self.at)} {self.who}: {self.text}")
 
 
 def timeline(
@@ -51,7 +51,8 @@ def timeline(
     def is_in(at: datetime) -> bool:
         return since <= at and (until is None or at <= until)
 
-    entries = [TimelineEntry(incident.began_at, "", "it began")] if incident.began_at < incident.detected_at else []
+    began = incident.began_at if incident.detected_at - incident.began_at >= timedelta(seconds=1) else None
+    entries = [TimelineEntry(began, "runbook", "it began, as far as known")] if began else []
     entries += [TimelineEntry(one.at, one.by, _event(one)) for one in incident.events]
     entries += [one for report in reports for one in _report(report) if is_in(one.at)]
     entries += [one for one in _journal(journal) if is_in(one.at)]

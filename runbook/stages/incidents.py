@@ -30,6 +30,7 @@ from runbook.rules.incidents import (
     due_escalation,
     joins,
 )
+from runbook.rules.markdown import one_line
 from runbook.rules.post_mortem import render_post_mortem
 from runbook.rules.thresholds import Severity
 from runbook.stages.incident_channels import end_alerts, tell
@@ -65,7 +66,8 @@ def open_or_join(connections: Connections, opening: Opening) -> Incident:
     """Open an incident and tell everybody, or add an alert to the one that it belongs to.
 
     Two alerts of one environment make one incident; one that was resolved is opened again when the same alert fires
-    again within `incidents.reopen_within_h`. A severity is only ever raised by this, never lowered.
+    again within `incidents.reopen_within_h`, with the severity that it has then. While it is open a severity is only
+    ever raised by this.
 
     Raises:
         InvalidInputError: there is no title, or it began later than now.
@@ -85,7 +87,7 @@ def open_or_join(connections: Connections, opening: Opening) -> Incident:
         at=now,
         by=opening.by,
         kind=EventKind.OPENED,
-        text=opening.title.strip(),
+        text=one_line(opening.title),
         severity=opening.severity,
         status=IncidentStatus.INVESTIGATING,
         began=opening.began,
@@ -282,7 +284,7 @@ def _join(connections: Connections, known: Incident, opening: Opening, now: date
     if opening.key not in known.signals() or events:
         key = opening.key
         events.append(IncidentEvent(at=now, by=opening.by, kind=EventKind.SIGNAL, text=opening.title, key=key))
-    if opening.severity < known.severity:
+    if opening.severity < known.severity or (not known.is_open and opening.severity is not known.severity):
         severity = opening.severity
         events.append(IncidentEvent(at=now, by=opening.by, kind=EventKind.SEVERITY, severity=severity))
     return say(connections, known.id, *events) if events else known

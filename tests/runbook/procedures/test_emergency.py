@@ -27,7 +27,7 @@ from runbook.rules.emergency import Situation
 from runbook.rules.incidents import EventKind, Incident, IncidentPhase, IncidentStatus
 from runbook.rules.thresholds import Severity, Signals
 from runbook.settings import IncidentSettings
-from runbook.stages.incidents import note_run, records_of
+from runbook.stages.incidents import note_run, records_of, resolve
 from runbook.stages.rollback import RollbackPlan, RollbackRequest
 from tests.runbook.surroundings import surrounded
 
@@ -189,6 +189,16 @@ def test_nothing_wrong_opens_no_incident_unless_somebody_says_so(world: World) -
     report = world.handle(severity=Severity.SEV3, reason="the logo is gone")
     assert incident(report).title == "the logo is gone"
     assert world.calls == ["investigate SEV3"]
+
+
+def test_what_people_say_joins_the_incident_that_is_open_and_opens_another_one_later(world: World) -> None:
+    first = world.handle(severity=Severity.SEV3, reason="the shop is slow")
+    second = world.handle(severity=Severity.SEV3, reason="nobody can pay")
+    assert incident(first).id == incident(second).id
+    resolve(world.connections, incident(first).id, by="Ada", note="over")
+    third = world.handle(severity=Severity.SEV3, reason="the logo is gone")
+    assert incident(third).id != incident(first).id
+    assert incident(third).title == "the logo is gone"
 
 
 def test_two_alerts_make_one_incident_and_the_higher_severity_wins(world: World) -> None:

@@ -92,8 +92,8 @@ def test_the_timeline_has_what_was_said_and_what_runs_did_in_order() -> None:
         entry(5, EntryKind.DONE, -299, intent=4),
     ]
     lines = [one.render() for one in timeline(FULL, (), journal)]
-    assert lines[0] == "2026-03-01 03:00:00 UTC  : it began"
-    assert lines[1] == "2026-03-01 03:05:00 UTC  Ada: opened, SEV1: the shop is down"
+    assert lines[0] == "2026-03-01 03:00:00 UTC runbook: it began, as far as known"
+    assert lines[1] == "2026-03-01 03:05:00 UTC Ada: opened, SEV1: the shop is down"
     switched = next(
         number for number, line in enumerate(lines) if "Switch the traffic from v7 back to v6: done" in line
     )

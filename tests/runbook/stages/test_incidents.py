@@ -163,8 +163,9 @@ def test_alerts_of_one_cause_make_one_incident_that_a_later_one_raises_or_reopen
     again = opened(connections, "errors > 10 %", key="error-rate-critical", severity="SEV3")
     assert (again.severity, len(again.events)) == (Severity.SEV1, len(joined.events)), "nothing new, nothing lower"
     resolve(connections, first.id, by="Ada", note="v6 runs")
-    reopened = opened(connections, "errors > 10 %", key="error-rate-critical")
+    reopened = opened(connections, "errors > 10 %", key="error-rate-critical", severity="SEV2")
     assert (reopened.id, reopened.status) == (first.id, IncidentStatus.INVESTIGATING)
+    assert reopened.severity is Severity.SEV2
     assert EventKind.REOPENED in {one.kind for one in reopened.events}
     other = opened(connections, "disk", key="disk-critical")
     assert other.id == first.id, "while it is open all alerts of the environment join it"
