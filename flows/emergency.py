@@ -10,29 +10,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from blocks.environment import load_environment
-from flows.rollback import rollback
-from runbook.connections import Connections
+from flows.rollback import roll_back_below
 from runbook.procedures import emergency as procedure
-from runbook.reports import RollbackReport
 from runbook.rules.thresholds import Severity
-from runbook.stages.rollback import RollbackRequest
 from tasks import emergency as tasks
 from tasks import incidents, record, watch
 from tasks import rollback as rollback_tasks
-
-
-def _roll_back(connections: Connections, request: RollbackRequest) -> RollbackReport:
-    """Roll back in a run of its own below this one."""
-    return rollback(
-        connections.settings.name,
-        reason=request.reason,
-        severity=request.severity,
-        scope=request.scope,
-        latest=request.latest,
-        yes=request.yes,
-        triggered_by=request.triggered_by,
-    )
-
 
 STAGES = procedure.EmergencyStages(
     # 1. Assess Severity
@@ -42,7 +25,7 @@ STAGES = procedure.EmergencyStages(
     investigate=tasks.investigate,
     # 4. Execute
     plan_rollback=rollback_tasks.plan_rollback,
-    roll_back=_roll_back,
+    roll_back=roll_back_below,
     ask=watch.ask,
     verify=tasks.verify,
     # 5. Document

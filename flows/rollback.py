@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from blocks.environment import load_environment
+from runbook.connections import Connections
 from runbook.procedures import rollback as procedure
 from runbook.reports import RollbackReport, RollbackScope
 from runbook.rules.thresholds import Severity
@@ -67,3 +68,16 @@ def rollback(
     connections = load_environment(environment).connect().with_identity(identity_file)
     recovery.recover(connections, triggered_by=request.triggered_by)
     return procedure.rollback(connections, request, STAGES)
+
+
+def roll_back_below(connections: Connections, request: RollbackRequest) -> RollbackReport:
+    """Roll back in a run of its own below the one that calls this."""
+    return rollback(
+        connections.settings.name,
+        reason=request.reason,
+        severity=request.severity,
+        scope=request.scope,
+        latest=request.latest,
+        yes=request.yes,
+        triggered_by=request.triggered_by,
+    )

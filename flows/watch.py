@@ -10,30 +10,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from blocks.environment import load_environment
-from flows.rollback import rollback
-from runbook.connections import Connections
+from flows.rollback import roll_back_below
 from runbook.procedures import watch as procedure
-from runbook.reports import RollbackReport
-from runbook.stages.rollback import RollbackRequest
 from tasks import notification, record
 from tasks import watch as tasks
 
-
-def _roll_back(connections: Connections, request: RollbackRequest) -> RollbackReport:
-    """Roll back in a run of its own below this one."""
-    return rollback(
-        connections.settings.name,
-        reason=request.reason,
-        severity=request.severity,
-        scope=request.scope,
-        yes=request.yes,
-        triggered_by=request.triggered_by,
-    )
-
-
 STAGES = procedure.WatchStages(
     unnoticed_loss=tasks.unnoticed_loss,
-    roll_back=_roll_back,
+    roll_back=roll_back_below,
     ask=tasks.ask,
     notify=notification.notify,
     show=tasks.show,

@@ -31,8 +31,15 @@ def shop(connections: Connections) -> Connections:
     return replace(connections, settings=settings)
 
 
-def put(store: BackupStore, age_days: float, state: VerificationState = VERIFIED, *, environment: str = "test") -> str:
-    at = datetime.now(UTC) - timedelta(days=age_days)
+def put(
+    store: BackupStore,
+    age_days: float,
+    state: VerificationState = VERIFIED,
+    *,
+    environment: str = "test",
+    now: datetime | None = None,
+) -> str:
+    at = (now or datetime.now(UTC)) - timedelta(days=age_days)
     backup_id = new_backup_id(at)
     store.reserve(backup_id, triggered_by="test", at=at)
     files = {"dump/toc.dat": store.put(backup_id, "dump/toc.dat", io.BytesIO(b"content"))}
@@ -97,10 +104,10 @@ def test_a_manifest_that_cannot_be_read_neither_counts_nor_goes(shop: Connection
 
 
 def test_the_second_store_loses_only_what_the_first_one_loses(shop: Connections, tmp_path: Path) -> None:
-    second = BackupStore(FolderStore(tmp_path / "second"))
+    second, now = BackupStore(FolderStore(tmp_path / "second")), datetime.now(UTC)
     for store in (shop.store, second):
         for days in (9, 2, 1):
-            put(store, days)
+            put(store, days, now=now)  # the same backups, whatever second it is by then
     only_there = put(second, 200)
     assert len(prune_backups(replace(shop, second_store=second)).removed) == 1
     assert {known.backup_id for known in second.manifests()} == {*ids(shop), only_there}
