@@ -348,7 +348,7 @@ def test_the_watch_passes_a_release_with_few_errors(shop: Shop) -> None:
     assert result.verdict is Verdict.HEALTHY
     assert result.detail.startswith("1 of 100 requests failed (1.0 %), p95 20 ms")
     assert {request.split()[0] for request in shop.application.requests} == {"GET"}, "its own requests change nothing"
-    assert shop.application.requests.count("GET /products") >= 2
+    assert "GET /products" in shop.application.requests
 
 
 @pytest.mark.timeout(30)
