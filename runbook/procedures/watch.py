@@ -24,9 +24,10 @@ from runbook.rules.thresholds import Action
 from runbook.stages import notification, record
 from runbook.stages.checklist import smoke_tests
 from runbook.stages.database_probe import unnoticed_loss
+from runbook.stages.release_log import logged_errors, release_before
 from runbook.stages.rollback import RollbackPlan, RollbackRequest, plan_rollback
 from runbook.stages.unattended import objection_to_acting
-from runbook.stages.watch import Observation, ReleaseWatch, baseline_of, release_before
+from runbook.stages.watch import Observation, ReleaseWatch, baseline_of
 from runbook.watch_report import LoggedError, WatchedBaseline, WatchLook, WatchReport
 
 _log = logging.getLogger(__name__)
@@ -236,7 +237,8 @@ def _objection(connections: Connections, stages: WatchStages, request: RollbackR
 
 def _read_log(progress: _Progress) -> None:
     try:
-        progress.watch.logged = progress.watch.log(before=progress.before)
+        watched = progress.watch
+        watched.logged = logged_errors(watched.connections, watched.release, watched.since, before=progress.before)
     except ServiceError as error:
         progress.findings.append(f"the log could not be read: {error}")
 

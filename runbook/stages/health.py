@@ -6,7 +6,6 @@ Observations only; never taken from a cache. Source: runbook, "Post-Deployment V
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,9 +26,10 @@ from runbook.rules.thresholds import Action
 from runbook.stages.checklist import ReleasePlan
 from runbook.stages.error_tracking import check_new_issues
 from runbook.stages.migration_plan import applied_to, required_migrations
+from runbook.stages.release_log import check_log, release_before
 from runbook.stages.rollback import RollbackPlan
 from runbook.stages.traffic import check_active
-from runbook.stages.watch import ReleaseWatch, baseline_of, release_before, watch_until_known
+from runbook.stages.watch import ReleaseWatch, baseline_of, watch_until_known
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def look_at_release(
     """Check a release that has the traffic, and its log since a time; whoever asks, a deploy or a person."""
     checks = check_health(connections, connections.host.public_url, release.git_sha)
     checks += run_smoke_tests(connections.host.public_url, smoke_tests)
-    checks += [check_schema(connections, release.git_sha), _check_log(connections, release, since)]
+    checks += [check_schema(connections, release.git_sha), check_log(connections, release, since)]
     issues = check_new_issues(connections, release)
     return (*checks, issues) if issues else tuple(checks)
 
@@ -214,16 +214,3 @@ def _active(connections: Connections, expected: Release) -> Check:
         return check_active(connections, expected)
     except ServiceError as error:
         return Check("active release", Outcome.COULD_NOT_RUN, str(error))
-
-
-def _check_log(connections: Connections, release: Release, since: datetime) -> Check:
-    name = "error log"
-    try:
-        lines = connections.host.logs(release.release_id, since=since.astimezone(UTC), limit=1000)
-    except ServiceError as error:
-        return Check(name, Outcome.COULD_NOT_RUN, str(error))
-    errors = Counter(line.message[:120] for line in lines if line.level in {"error", "critical"})
-    if errors:
-        most = "; ".join(f"{count}x {message}" for message, count in errors.most_common(3))
-        return Check(name, Outcome.WARNING, most)
-    return Check(name, Outcome.PASSED, f"no error in {len(lines)} lines since the release got the traffic")

@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from runbook.clients.attestations import AttestationRecords
 from runbook.connections import Connections
-from runbook.errors import InvalidInputError, ServiceError
+from runbook.errors import InvalidInputError, RefusedError, ServiceError
 from runbook.reports import DeployReport, FinalState
 from runbook.rules import audit, benchmarks, ci, review
 from runbook.rules.checklist import Check, Outcome
 from runbook.rules.maintenance import windows_at
 from runbook.rules.manual_items import Attestation, ManualItem, manual_checks
+from runbook.stages.backup import newest_verified_backup
 
 LONGEST = timedelta(days=7)
 _CHECKED = {
@@ -75,12 +76,15 @@ def _evidence(
         found[ManualItem.MIGRATIONS] = Check("", Outcome.PASSED, "none is pending")
     elif reviewed is not None and reviewed.outcome is Outcome.PASSED:
         found[ManualItem.MIGRATIONS] = Check("", Outcome.PASSED, f"part of the review: {reviewed.detail}")
-    if (target := _target(connections)) is not None:
-        detail = f"the application goes back to {target}, recorded VERIFIED; the database to the backup of the deploy"
-        found[ManualItem.ROLLBACK] = Check("", Outcome.PASSED, detail)
     drill = by_name.get("restore drill")
     if drill is not None and drill.outcome is not Outcome.PASSED:
         found[ManualItem.ROLLBACK] = drill
+    elif (target := _target(connections)) is not None:
+        backup = _verified_backup(connections)
+        proven = f", proven by the restore of {backup}" if backup else ""
+        practised = f", {drill.detail}" if drill else ""
+        detail = f"the application goes back to {target}, recorded VERIFIED; the database to the backup of the deploy"
+        found[ManualItem.ROLLBACK] = Check("", Outcome.PASSED, f"{detail}{proven}{practised}")
     windows = windows_at(connections.settings.maintenance.windows, datetime.now(UTC))
     if windows:
         detail = f"until {windows[0].end:%Y-%m-%d %H:%M} UTC: {windows[0].reason}"
@@ -100,6 +104,13 @@ def _target(connections: Connections) -> str | None:
     of_active = [report for report in reports if report.git_sha == active.git_sha and report.success]
     is_verified = bool(of_active) and of_active[-1].state is FinalState.VERIFIED
     return active.version if is_verified else None
+
+
+def _verified_backup(connections: Connections) -> str | None:
+    try:
+        return newest_verified_backup(connections).backup_id
+    except (ServiceError, RefusedError):
+        return None
 
 
 def _records(connections: Connections) -> AttestationRecords:

@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import cast
 from urllib.parse import urlsplit
 
+from runbook.clients.fingerprint import fingerprint
 from runbook.clients.http_probe import probe
 from runbook.connections import Connections
 from runbook.errors import RefusedError, RunbookError
+from runbook.reports import DeployReport, MigrateReport, RollbackReport
 from runbook.rules.checklist import Check, Outcome
 from runbook.stages.checklist import smoke_tests
 from runbook.stages.health import look_at_release
@@ -26,6 +28,8 @@ _SOON_D = 14
 
 def verify(connections: Connections) -> tuple[Check, ...]:
     """Check the release that has the traffic: health, version, smoke tests, schema, log, new errors, TLS, redirects.
+
+    The schema is compared with what the release needs and with what the last rehearsal ended with.
 
     Raises:
         RefusedError: no release has the traffic.
@@ -42,7 +46,46 @@ def verify(connections: Connections) -> tuple[Check, ...]:
         unproven = [Check("smoke tests", Outcome.COULD_NOT_RUN, str(error))]
     since = active.promoted_at or active.created_at
     checks = look_at_release(connections, active, tests, since)
-    return (*checks, *unproven, *check_transport(connections.host.public_url))
+    return (*checks, *unproven, check_schema_as_rehearsed(connections), *check_transport(connections.host.public_url))
+
+
+def check_schema_as_rehearsed(connections: Connections) -> Check:
+    """Check that the live schema is the one that the last rehearsal ended with: nobody has changed it by hand since."""
+    name = "schema as rehearsed"
+    try:
+        newest = _last_rehearsed(connections)
+        if newest is None:
+            return Check(name, Outcome.PASSED, "nothing was rehearsed yet")
+        table = connections.settings.migrations.history_table
+        found = fingerprint(connections.database, table, tables=()).schema_sha256
+    except RunbookError as error:
+        return Check(name, Outcome.COULD_NOT_RUN, str(error))
+    about = f"of {newest.timestamp:%Y-%m-%d %H:%M} UTC"
+    rehearsal = newest.rehearsal
+    if rehearsal is not None and found in (rehearsal.schema_sha256_pre, rehearsal.schema_sha256_post):
+        return Check(name, Outcome.PASSED, f"equals that of the rehearsal {about}")
+    action = "Find out who changed it (`runbook db:migrations`), and bring it in as a migration."
+    return Check(name, Outcome.WARNING, f"differs from that of the rehearsal {about}", action)
+
+
+def _last_rehearsed(connections: Connections) -> DeployReport | MigrateReport | None:
+    """Return the last run that changed the live schema as rehearsed; None when another has changed it since.
+
+    A rollback of the database, and the undoing of one, bring back what was there before.
+    """
+    name = connections.settings.name
+    history = [*connections.store.history(), *connections.store.migrates()]
+    for one in sorted((one for one in history if one.environment == name), key=lambda one: one.timestamp, reverse=True):
+        if isinstance(one, RollbackReport):
+            if one.kept_database is not None:
+                return None
+        elif one.success and one.rehearsal is not None and one.migrations and not _was_dry(one):
+            return one
+    return None
+
+
+def _was_dry(report: DeployReport | MigrateReport) -> bool:
+    return isinstance(report, MigrateReport) and report.dry_run
 
 
 def check_transport(url: str) -> tuple[Check, ...]:

@@ -17,20 +17,17 @@ from runbook.clients.http_probe import probe
 from runbook.connections import Connections
 from runbook.errors import ServiceError
 from runbook.rules.database_samples import database_samples
-from runbook.rules.error_signatures import group_errors, is_error
+from runbook.rules.error_signatures import is_error
 from runbook.rules.normal import rates
 from runbook.rules.release_watch import Baseline, Judgement, Look, Probes, ReleaseJudge, Verdict
 from runbook.rules.samples import Sample, sample
 from runbook.rules.smoke import SmokeTest
 from runbook.rules.thresholds import Action, Severity
-from runbook.rules.watch_log import LogFinding, log_findings
+from runbook.rules.watch_log import LogFinding
 from runbook.stages.monitoring import history_of
-
-BEFORE = timedelta(hours=1)
-"""How far back what ran before a release is compared with."""
+from runbook.stages.release_log import BEFORE, LINES
 
 _HISTORY = timedelta(days=1)
-_LINES = 2000
 _DATABASE = (Part.SESSIONS, Part.REPLICATION, Part.TOTALS)
 
 
@@ -91,7 +88,7 @@ class ReleaseWatch:
         since, seen = self._last, self.look()
         samples = list(seen.samples)
         try:
-            lines = self.connections.host.logs(self.release.release_id, since=since, limit=_LINES)
+            lines = self.connections.host.logs(self.release.release_id, since=since, limit=LINES)
         except ServiceError:
             lines = ()
         else:
@@ -106,20 +103,6 @@ class ReleaseWatch:
             samples += [*now.values(), *rates(self._samples, now)]
             self._samples = now
         return replace(seen, samples=tuple(samples))
-
-    def log(self, *, before: Release | None) -> tuple[LogFinding, ...]:
-        """Return the errors in the release's log since it got the traffic, grouped, and which of them are new.
-
-        Raises:
-            ServiceError: the host does not give the log.
-        """
-        host = self.connections.host
-        found = [(x.at, x.level, x.message) for x in host.logs(self.release.release_id, since=self.since, limit=_LINES)]
-        known: set[str] | None = None
-        if before is not None:
-            old = host.logs(before.release_id, since=self.since - BEFORE, limit=_LINES)
-            known = {group.signature for group in group_errors((x.at, x.level, x.message) for x in old)}
-        return log_findings(group_errors(found), known)
 
     def _look(self, at: datetime, metrics: RequestMetrics, recent: RequestMetrics) -> Look:
         return Look(
@@ -183,20 +166,6 @@ def watch_until_known(watch: ReleaseWatch) -> Observation:
         if seen.judgement.action is Action.ROLL_BACK or left_s <= 0:
             return seen
         time.sleep(min(every_s, left_s))
-
-
-def release_before(connections: Connections, release: Release, promoted_at: datetime) -> Release | None:
-    """Return the release that had the traffic before another got it; None when none did.
-
-    Raises:
-        ServiceError: the host does not answer.
-    """
-    known = [
-        (other.promoted_at, other)
-        for other in connections.host.releases()
-        if other.release_id != release.release_id and other.promoted_at and other.promoted_at < promoted_at
-    ]
-    return max(known, key=lambda one: one[0])[1] if known else None
 
 
 def baseline_of(connections: Connections, before: Release | None, until: datetime) -> Baseline | None:

@@ -5,17 +5,30 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from runbook.clients.fingerprint import fingerprint
+from runbook.clients.postgres import Database
 from runbook.connections import Connections
 from runbook.errors import RefusedError
+from runbook.reports import (
+    DeployReport,
+    FinalState,
+    Rehearsal,
+    RollbackReport,
+    RollbackScope,
+    UndoEvidence,
+    UndoOutcome,
+)
 from runbook.rules.checklist import Outcome
-from runbook.stages.verification import check_redirect, check_transport, verify
+from runbook.stages.verification import check_redirect, check_schema_as_rehearsed, check_transport, verify
 from tests.fakes.application_host import MemoryHost
+from tests.runbook.helpers import execute
 from tests.runbook.tls_proxy import make_certificate
 
 
@@ -118,3 +131,81 @@ def test_a_release_without_smoke_tests_is_unproven(connections: Connections) -> 
     checks = {check.name: check.outcome for check in verify(connections)}
     assert checks["smoke tests"] is Outcome.COULD_NOT_RUN
     assert checks["served version"] is Outcome.FAILED, "nobody answers at the address of a host in memory"
+
+
+def rehearsed(connections: Connections, schema: str, *, minutes: float = 0) -> None:
+    """Keep the report of a deploy whose rehearsal ended with a schema."""
+    rehearsal = Rehearsal(
+        backup_id="backup_20250104_120000",
+        restore_s=1,
+        migrations=("0001_shop",),
+        duration_s=1,
+        wal_bytes=0,
+        statements=(),
+        blocked=(),
+        call_rates="none",
+        schema_sha256_pre=schema,
+        schema_sha256_post=None,
+        undo=UndoEvidence(outcome=UndoOutcome.MISSING, detail="none"),
+        compatible=None,
+        compatible_at_end=None,
+        compatibility=(),
+    )
+    connections.store.write_deploy(
+        DeployReport(
+            environment="test",
+            timestamp=datetime.now(UTC) + timedelta(minutes=minutes),
+            git_ref="main",
+            git_sha="a" * 40,
+            version="v1",
+            migrations=("0001_shop",),
+            rehearsal=rehearsal,
+            reason="why",
+            triggered_by="ci",
+            duration=1,
+            success=True,
+            state=FinalState.VERIFIED,
+            steps=(),
+        )
+    )
+
+
+def schema_now(connections: Connections) -> str:
+    table = connections.settings.migrations.history_table
+    return fingerprint(connections.database, table, tables=()).schema_sha256
+
+
+def test_a_schema_that_somebody_changed_since_its_rehearsal_is_found(connections: Connections) -> None:
+    assert check_schema_as_rehearsed(connections).detail == "nothing was rehearsed yet"
+    execute(connections.database.url, "CREATE TABLE shop (id int)")
+    rehearsed(connections, schema_now(connections))
+    assert check_schema_as_rehearsed(connections).outcome is Outcome.PASSED
+    execute(connections.database.url, "ALTER TABLE shop ADD COLUMN by_hand int")
+    check = check_schema_as_rehearsed(connections)
+    assert (check.outcome, "differs from that of the rehearsal" in check.detail) == (Outcome.WARNING, True)
+    assert "schema as rehearsed" in {one.name for one in verify(connections)}
+
+
+def test_after_the_database_was_rolled_back_the_rehearsal_says_nothing_any_more(connections: Connections) -> None:
+    rehearsed(connections, "another", minutes=-5)
+    connections.store.write_rollback(
+        RollbackReport(
+            environment="test",
+            timestamp=datetime.now(UTC),
+            scope=RollbackScope.FULL,
+            reason="bad",
+            triggered_by="Ada",
+            kept_database="shop_kept",
+            duration=1,
+            success=True,
+            state=FinalState.VERIFIED,
+            steps=(),
+        )
+    )
+    assert check_schema_as_rehearsed(connections).detail == "nothing was rehearsed yet"
+
+
+def test_a_database_that_does_not_answer_could_not_be_compared(connections: Connections) -> None:
+    rehearsed(connections, "x")
+    gone = replace(connections, database=Database("postgresql://127.0.0.1:1/shop"))
+    assert check_schema_as_rehearsed(gone).outcome is Outcome.COULD_NOT_RUN
