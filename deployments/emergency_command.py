@@ -29,19 +29,16 @@ def emergency(environment: str, severity: str | None, reason: str, yes: bool, lo
     from runbook.procedures.emergency import EmergencyRequest, EmergencyStages, render_report
     from runbook.procedures.emergency import emergency as handle
     from runbook.rules.thresholds import Severity
-    from runbook.stages.rollback import RollbackRequest, plan_rollback
-
-    connections = connect(environment)
+    from runbook.stages.rollback import RollbackRequest
 
     def ask(_: object, request: RollbackRequest) -> str:
-        click.echo(plan_rollback(connections, request).render())
         command = f"runbook deploy:rollback --environment={environment} --{request.scope} --severity={request.severity}"
         return f"to do it: {command} --reason=..."
 
     who = getpass.getuser()
     level = Severity(severity) if severity else None
     request = EmergencyRequest(who, level, reason, detected_at=datetime.now(UTC), yes=yes, act=not look_only)
-    report = handle(connections, request, EmergencyStages(ask=ask))
+    report = handle(connect(environment), request, EmergencyStages(ask=ask))
     click.echo(render_report(report, environment))
     if report.incident is not None and not report.checks:
         sys.exit(5)

@@ -33,10 +33,10 @@ def publish(
 ) -> None:
     """Publish an incident. Users see it at once, so it is shown first, and asked about."""
     page, affected = _page(environment), _statuses(components)
-    from runbook.clients.statuspage import IncidentStatus
+    from runbook.rules.incident_messages import PublicIncidentStatus
 
     _confirm([name, body, *components], yes=yes)
-    made = page.open_incident(name, body, status=IncidentStatus(status), components=affected, notify=notify)
+    made = page.open_incident(name, body, status=PublicIncidentStatus(status), components=affected, notify=notify)
     click.echo(f"{made.id}  {made.status}  {made.name}  {made.shortlink}")
 
 
@@ -50,10 +50,10 @@ def publish(
 def update(environment: str, incident: str, body: str, status: str, components: tuple[str, ...], yes: bool) -> None:
     """Publish how an incident goes on, or that it is over."""
     page, affected = _page(environment), _statuses(components)
-    from runbook.clients.statuspage import IncidentStatus
+    from runbook.rules.incident_messages import PublicIncidentStatus
 
     _confirm([body, *components], yes=yes)
-    made = page.update_incident(incident, body, status=IncidentStatus(status), components=affected)
+    made = page.update_incident(incident, body, status=PublicIncidentStatus(status), components=affected)
     click.echo(f"{made.id}  {made.status}  {made.name}  {made.shortlink}")
 
 

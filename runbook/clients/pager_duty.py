@@ -35,6 +35,11 @@ class _Accepted(Answer):
     dedup_key: str
 
 
+def dedup_key(environment: str, title: str) -> str:
+    """Return the key of the alert that a notification with this title opens."""
+    return hashlib.sha256(f"{environment}\n{title}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class PagerDuty:
     """A service of PagerDuty, as a channel: what is an error wakes somebody, all else is not sent.
@@ -51,9 +56,8 @@ class PagerDuty:
         """Trigger an alert for an error; the same error of the same environment again is the same alert."""
         if notification.level != "error":
             return
-        said = f"{notification.environment}\n{notification.title}"
         self.trigger(
-            hashlib.sha256(said.encode()).hexdigest(),
+            dedup_key(notification.environment, notification.title),
             f"{notification.title} ({notification.environment})",
             source=notification.environment,
             level=notification.level,

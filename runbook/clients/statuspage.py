@@ -16,18 +16,10 @@ import httpx
 from pydantic import BaseModel, Field, RootModel, SecretStr, ValidationError
 
 from runbook.clients.http_api import Answer, HttpApi, LostError, Patience, Service, check_url
+from runbook.rules.incident_messages import PublicIncidentStatus
 
 API_URL = "https://api.statuspage.io/v1"
 _PAUSE_S = 1.0  # the service takes one request a second, and answers more with 420 or 429
-
-
-class IncidentStatus(StrEnum):
-    """How far an incident is."""
-
-    INVESTIGATING = "investigating"
-    IDENTIFIED = "identified"
-    MONITORING = "monitoring"
-    RESOLVED = "resolved"
 
 
 class ComponentStatus(StrEnum):
@@ -50,11 +42,11 @@ class PublicIncident(Answer):
 
     id: str
     name: str
-    status: IncidentStatus
+    status: PublicIncidentStatus
     shortlink: str = ""
     incident_updates: list[_Update] = Field(default_factory=list[_Update])
 
-    def ends_with(self, body: str, status: IncidentStatus) -> bool:
+    def ends_with(self, body: str, status: PublicIncidentStatus) -> bool:
         """Whether this is what was said last."""
         newest = self.incident_updates[0] if self.incident_updates else None
         return newest is not None and (newest.body, newest.status) == (body, status)
@@ -118,7 +110,13 @@ class Statuspage:
         return f"Statuspage {self._http.read(self._page, 'read the page', _Page).name}"
 
     def open_incident(
-        self, name: str, body: str, *, status: IncidentStatus, components: dict[str, ComponentStatus], notify: bool
+        self,
+        name: str,
+        body: str,
+        *,
+        status: PublicIncidentStatus,
+        components: dict[str, ComponentStatus],
+        notify: bool,
     ) -> PublicIncident:
         """Publish an incident.
 
@@ -142,7 +140,7 @@ class Statuspage:
         return self._http.parse(answer, "publish", PublicIncident)
 
     def update_incident(
-        self, incident_id: str, body: str, *, status: IncidentStatus, components: dict[str, ComponentStatus]
+        self, incident_id: str, body: str, *, status: PublicIncidentStatus, components: dict[str, ComponentStatus]
     ) -> PublicIncident:
         """Publish how it goes on; when the answer is lost, look whether users can read it already."""
         incident: dict[str, object] = {"status": status, "body": body}

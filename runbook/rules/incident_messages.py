@@ -6,6 +6,7 @@ Source: runbook, "Incident Communication Template".
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 
 from runbook.rules.incident_report import BLANK
 from runbook.rules.incidents import EventKind, Incident, IncidentStatus
@@ -17,13 +18,23 @@ _PUBLIC = {
     IncidentStatus.MITIGATING: "We are working on the problem with {what}, and see to it that it works again.",
     IncidentStatus.RESOLVED: "The problem with {what} is over. We are sorry for the trouble.",
 }
+
+
+class PublicIncidentStatus(StrEnum):
+    """How far an incident is, as status pages call it."""
+
+    INVESTIGATING = "investigating"
+    IDENTIFIED = "identified"
+    MONITORING = "monitoring"
+    RESOLVED = "resolved"
+
+
 PUBLIC_STATUS = {
-    IncidentStatus.INVESTIGATING: "investigating",
-    IncidentStatus.IDENTIFIED: "identified",
-    IncidentStatus.MITIGATING: "monitoring",
-    IncidentStatus.RESOLVED: "resolved",
+    IncidentStatus.INVESTIGATING: PublicIncidentStatus.INVESTIGATING,
+    IncidentStatus.IDENTIFIED: PublicIncidentStatus.IDENTIFIED,
+    IncidentStatus.MITIGATING: PublicIncidentStatus.MONITORING,
+    IncidentStatus.RESOLVED: PublicIncidentStatus.RESOLVED,
 }
-"""How status pages call it."""
 
 
 def render_message(incident: Incident, now: datetime) -> str:

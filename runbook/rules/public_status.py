@@ -12,7 +12,7 @@ from enum import StrEnum
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from runbook.rules.alerting import Silence
-from runbook.rules.incident_messages import PUBLIC_STATUS
+from runbook.rules.incident_messages import PUBLIC_STATUS, PublicIncidentStatus
 from runbook.rules.incidents import EventKind, Incident, IncidentStatus
 from runbook.rules.samples import Sample
 from runbook.rules.thresholds import Severity
@@ -35,12 +35,12 @@ class ComponentState(StrEnum):
 
 
 class PublicUpdate(BaseModel):
-    """What users were told at a time; `status` as status pages call it."""
+    """What users were told at a time."""
 
     model_config = ConfigDict(frozen=True)
 
     at: AwareDatetime
-    status: str
+    status: PublicIncidentStatus
     text: str
 
 
@@ -57,7 +57,7 @@ class PublicIncident(BaseModel):
     updates: tuple[PublicUpdate, ...]
 
     @property
-    def status(self) -> str:
+    def status(self) -> PublicIncidentStatus:
         """What users were told last."""
         return self.updates[0].status
 
@@ -111,7 +111,7 @@ def public_incidents(incidents: Iterable[Incident], title: str) -> tuple[PublicI
                 PublicUpdate(at=one.at, status=PUBLIC_STATUS[_status_at(incident, one.at)], text=one.text)
                 for one in reversed(told)
             ]
-            ended = incident.resolved_at if updates[0].status == "resolved" else None
+            ended = incident.resolved_at if updates[0].status is PublicIncidentStatus.RESOLVED else None
             impact = _IMPACTS[incident.severity]
             about = {"id": incident.id, "title": title, "impact": impact, "began": incident.began_at}
             found.append(PublicIncident.model_validate({**about, "ended": ended, "updates": tuple(updates)}))

@@ -5,13 +5,12 @@ Source: runbook, "Incident Response Process" ("Notify stakeholders", "Create inc
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from runbook.clients.object_store import MissingObjectError
-from runbook.clients.pager_duty import PagerDuty
+from runbook.clients.pager_duty import PagerDuty, dedup_key
 from runbook.clients.slack import SlackChannel, escaped
 from runbook.connections import Connections
 from runbook.rules.incident_messages import render_message
@@ -53,7 +52,7 @@ def end_alerts(connections: Connections, incident: Incident, *, resolved: bool) 
     levels = [one.level for one in incident.events if one.kind is EventKind.ESCALATED]
     for pager in (channel for channel in connections.channels if isinstance(channel, PagerDuty)):
         for title in (title_of(incident), *(title_of(incident, level) for level in levels)):
-            key = hashlib.sha256(f"{incident.environment}\n{title}".encode()).hexdigest()
+            key = dedup_key(incident.environment, title)
             try:
                 pager.resolve(key) if resolved else pager.acknowledge(key)
             except Exception as error:  # noqa: BLE001 - a pager that does not answer stops nothing

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 
 from runbook.clients.incident_records import IncidentRecords
 from runbook.clients.object_store import MissingObjectError
-from runbook.clients.statuspage import IncidentStatus as PublicStatus
 from runbook.connections import Connections
 from runbook.errors import InvalidInputError, RefusedError, RunbookError, ServiceError
 from runbook.journal import Entry
@@ -227,7 +226,7 @@ def publish(connections: Connections, incident_id: str, *, text: str, by: str) -
         )
     incident = records.incident(incident_id)
     body = text.strip() or draft_public(incident, connections.settings.incidents.components)
-    status = PublicStatus(PUBLIC_STATUS[incident.status])
+    status = PUBLIC_STATUS[incident.status]
     published = next((one.key for one in reversed(incident.events) if one.kind is EventKind.PUBLISHED), "")
     if page is None:
         published = ""

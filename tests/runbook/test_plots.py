@@ -150,7 +150,7 @@ some_budgets = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_drills, some_budgets)
 def test_no_label_covers_another_whatever_was_measured(reports: list[DrillReport], budgets: DrillSettings) -> None:
     check_labels(drill_history(reports, budgets))

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.clients.browser import require_browser
-from runbook.errors import RefusedError
 from runbook.rules.alerting import Silence
+from runbook.rules.incident_messages import PublicIncidentStatus
 from runbook.rules.incidents import EventKind, Incident, IncidentEvent, IncidentStatus
 from runbook.rules.public_status import (
     ComponentState,
@@ -32,6 +32,7 @@ from runbook.rules.public_status import (
 from runbook.rules.samples import Sample, sample
 from runbook.rules.thresholds import Severity
 from runbook.status_site import COLOURS, render_atom, render_html, render_json
+from tests.runbook.browsers import needs_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -42,9 +43,11 @@ ATOM = "{http://www.w3.org/2005/Atom}"
 
 def told(text: str, *, ended: bool, number: int = 1) -> PublicIncident:
     began = NOW - timedelta(hours=2 * number)
-    updates = [PublicUpdate(at=began, status="investigating", text=text)]
+    updates = [PublicUpdate(at=began, status=PublicIncidentStatus.INVESTIGATING, text=text)]
     if ended:
-        updates.insert(0, PublicUpdate(at=began + timedelta(minutes=30), status="resolved", text=text))
+        updates.insert(
+            0, PublicUpdate(at=began + timedelta(minutes=30), status=PublicIncidentStatus.RESOLVED, text=text)
+        )
     return PublicIncident(
         id=f"inc_{number}",
         title=text,
@@ -244,15 +247,7 @@ def test_every_text_can_be_read_on_what_is_behind_it(scheme: str, text: str, beh
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5
 
 
-def has_browser() -> bool:
-    try:
-        require_browser()
-    except RefusedError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not has_browser(), reason="there is no Chromium or Chrome on this machine")
+@needs_browser
 def test_the_page_fits_a_telephone_and_a_desk(tmp_path: Path) -> None:
     """Long words too; the order of what is read aloud is overall, incidents, maintenance, components."""
     from playwright.sync_api import sync_playwright

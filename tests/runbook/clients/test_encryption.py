@@ -37,7 +37,7 @@ def unseal(data: bytes, key: Identity = KEY) -> bytes:
         return read(stream, 1 << 16)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.binary(max_size=200_000), chunk=st.integers(1000, 100_000))
 def test_what_was_encrypted_comes_back(data: bytes, chunk: int) -> None:
     with encrypted(io.BytesIO(data), [RECIPIENT]) as stream:

@@ -61,7 +61,6 @@ def test_a_database_that_has_everything_comes_back_equal(postgres: EmbeddedPostg
 @settings(
     max_examples=5,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -7,8 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 from runbook.clients.http_api import LostError, Patience
-from runbook.clients.statuspage import ComponentStatus, IncidentStatus, PublicIncident, Statuspage
+from runbook.clients.statuspage import ComponentStatus, PublicIncident, Statuspage
 from runbook.errors import InvalidInputError, RejectedError, TransientError
+from runbook.rules.incident_messages import PublicIncidentStatus
 from tests.emulators.statuspage import PAGE, StatuspageEmulator, statuspage_emulator
 
 KEY = "never_to_be_seen_0123456789"
@@ -38,16 +39,16 @@ def reaching(url: str, key: str = KEY, page: str = PAGE, pause_s: float = 0) -> 
 
 
 def open_incident(page: Statuspage) -> PublicIncident:
-    status = IncidentStatus.INVESTIGATING
+    status = PublicIncidentStatus.INVESTIGATING
     return page.open_incident("Orders fail", "We look into it.", status=status, components=OUTAGE, notify=False)
 
 
 def test_an_incident_is_published_updated_and_resolved(emulator: StatuspageEmulator, page: Statuspage) -> None:
     made = open_incident(page)
     assert emulator.components["web"] == "major_outage"
-    page.update_incident(made.id, "We know.", status=IncidentStatus.IDENTIFIED, components={})
+    page.update_incident(made.id, "We know.", status=PublicIncidentStatus.IDENTIFIED, components={})
     over = {"web": ComponentStatus.OPERATIONAL}
-    page.update_incident(made.id, "It is over.", status=IncidentStatus.RESOLVED, components=over)
+    page.update_incident(made.id, "It is over.", status=PublicIncidentStatus.RESOLVED, components=over)
     [incident] = emulator.incidents
     assert (incident.status, incident.bodies) == ("resolved", ["We look into it.", "We know.", "It is over."])
     assert emulator.components["web"] == "operational"
@@ -66,11 +67,11 @@ def test_an_update_whose_answer_is_lost_is_seen_and_not_said_twice(
 ) -> None:
     made = open_incident(page)
     emulator.lose("PATCH", "/incidents/")
-    page.update_incident(made.id, "We know.", status=IncidentStatus.IDENTIFIED, components={})
+    page.update_incident(made.id, "We know.", status=PublicIncidentStatus.IDENTIFIED, components={})
     assert emulator.incidents[0].bodies == ["We look into it.", "We know."]
     emulator.refuse("PATCH", "/incidents/", 503)
     with pytest.raises(LostError):
-        page.update_incident(made.id, "It is over.", status=IncidentStatus.RESOLVED, components={})
+        page.update_incident(made.id, "It is over.", status=PublicIncidentStatus.RESOLVED, components={})
 
 
 def test_an_incident_that_never_came_is_said_to_be_lost(emulator: StatuspageEmulator, page: Statuspage) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -220,13 +221,16 @@ def without_a_test_suite(shop: Shop) -> None:
     shop.change(tests=())
 
 
-def test_a_page_for_a_browser_is_refused_where_there_is_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_for_a_browser_is_refused_where_there_is_none(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     shop.commit({"smoke.toml": SMOKE + 'visible = "Shop"\n'})
-
-    def nothing(_: str) -> None:
-        return None
-
-    monkeypatch.setattr("shutil.which", nothing)
+    git = shutil.which("git")
+    assert git is not None
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").symlink_to(git)
+    monkeypatch.setenv("PATH", str(programs))
     check = shop.answer("smoke tests")
     assert check.outcome is Outcome.FAILED
     assert "there is none on this machine" in check.detail

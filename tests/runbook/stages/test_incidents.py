@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from runbook.clients.backup_store import BackupStore
 from runbook.clients.channels import Channel, LogChannel
+from runbook.clients.folder_store import FolderStore
 from runbook.clients.http_api import Patience
 from runbook.clients.pager_duty import pager_duty
 from runbook.clients.site_target import FolderSite
 from runbook.clients.slack import slack_channel
 from runbook.clients.statuspage import Statuspage
 from runbook.connections import Connections
-from runbook.errors import InvalidInputError, RefusedError, TransientError
+from runbook.errors import InvalidInputError, RefusedError, RejectedError
 from runbook.rules.incidents import EscalationLevel, EventKind, Incident, IncidentEvent, IncidentStatus
 from runbook.rules.thresholds import Severity
 from runbook.settings import IncidentSettings
@@ -203,13 +205,11 @@ def test_a_channel_that_is_down_stops_nothing_and_hears_of_it_later(
     assert any("opened by alerts" in message.text for message in slack.posted_to.messages)
 
 
-def test_a_store_that_does_not_answer_is_said(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
-    def down(*_: object) -> None:
-        raise TransientError("the store does not answer")
-
-    monkeypatch.setattr("runbook.clients.folder_store.FolderStore.create", down)
-    with pytest.raises(TransientError, match="does not answer"):
-        opened(connections)
+def test_a_store_that_cannot_be_written_is_said(connections: Connections, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    broken = replace(connections, store=BackupStore(FolderStore(tmp_path / "file")))
+    with pytest.raises(RejectedError, match="file"):
+        opened(broken)
 
 
 def test_resolving_writes_a_post_mortem_once_and_keeps_what_people_wrote(

@@ -265,7 +265,7 @@ def _statement(draw: st.DrawFn) -> str:
     return draw(_BLANK).join(words.split(" ")) if "'" not in words and "$" not in words else words
 
 
-@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(
         st.tuples(st.lists(_statement(), min_size=1, max_size=6), _BLANK, st.sampled_from(["", ";", ";\n"])),
