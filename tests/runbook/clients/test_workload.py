@@ -43,11 +43,12 @@ def maintenance(shop: Database) -> Generator[Database]:
 def ask_a_little(database: Database) -> None:
     for number in range(12):
         query(database.url, "SELECT note FROM orders WHERE id = %s", number)
-    for _ in range(6):  # what was asked once only the server may forget, when others ask it much
+    for number in range(6):  # what was asked once only the server may forget, when others ask it much
         query(database.url, "SELECT count(*) FROM orders, customers")
+        first = 10 * number + 1
+        execute(database.url, f"INSERT INTO orders SELECT n, 'x' FROM generate_series({first}, {first + 4}) n")
     execute(
         database.url,
-        "INSERT INTO orders SELECT n, 'x' FROM generate_series(1, 5) n",
         "WITH gone AS (DELETE FROM orders WHERE id = 5 RETURNING id) SELECT count(*) FROM gone",
         "SELECT relname FROM pg_class LIMIT 1",
         "VACUUM customers",
