@@ -19,7 +19,6 @@ from deployments.runs import connect, run_here
 from runbook.errors import InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
-    from runbook.rules.checklist import Check
     from runbook.stages.checklist import Checklist
 
 _VALID = timedelta(days=1)
@@ -92,20 +91,16 @@ def _as_json(answers: Checklist) -> str:
 
 
 def _lines(answers: Checklist) -> list[str]:
-    from runbook.tables import columns
+    from runbook.tables import check_lines
 
-    def table(checks: Sequence[Check]) -> list[str]:
-        rows = [(check.outcome, check.name, " ".join(f"{check.detail} {check.action}".split())) for check in checks]
-        return columns(("outcome", "check", "what was seen"), rows)
-
-    refused = [f"- {check.name}: {check.detail} {check.action}".rstrip() for check in answers.refusals]
+    refused = [f"- {check.name}: {check.detail}" for check in answers.refusals]
     verdict = ["refused:", *refused] if refused else ["nothing speaks against a deploy"]
     return [
         f"{answers.version} ({answers.git_sha[:12]})",
         "",
-        *table(answers.checks),
+        *check_lines(answers.checks),
         "",
-        *table(answers.manual),
+        *check_lines(answers.manual),
         "",
         *verdict,
     ]

@@ -61,12 +61,11 @@ COMMANDS = (verify, smoke)
 
 def _show(checks: Sequence[Check], *, as_json: bool) -> None:
     from runbook.rules.checklist import Outcome
-    from runbook.tables import columns
+    from runbook.tables import check_lines
 
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks], indent=2))
     else:
-        rows = [(check.outcome, check.name, f"{check.detail} {check.action}".rstrip()) for check in checks]
-        click.echo("\n".join(columns(("outcome", "check", "what was seen"), rows)))
+        click.echo("\n".join(check_lines(checks)))
     codes = {Outcome.WARNING: 5, Outcome.COULD_NOT_RUN: 6, Outcome.FAILED: 7}
     sys.exit(max((codes.get(check.outcome, 0) for check in checks), default=0))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runbook.rules.application_health import advice, signals
+from runbook.rules.checklist import Check, Outcome
 from runbook.rules.database_state import DatabaseState, Sessions, Statements, Storage
 from runbook.rules.drills import duration_in_words
 from runbook.rules.error_signatures import ErrorGroup
@@ -22,6 +23,16 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [tuple(header), *(tuple(row) for row in rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """Return checks as lines of a table, each that did not pass followed by what to do about it."""
+    rows: list[tuple[str, str, str]] = []
+    for check in checks:
+        rows.append((check.outcome.replace("_", " "), check.name, " ".join(check.detail.split())))
+        if check.action and check.outcome is not Outcome.PASSED:
+            rows.append(("", "", f"> {' '.join(check.action.split())}"))
+    return columns(("outcome", "check", "what was seen"), rows)
 
 
 def database_lines(state: DatabaseState) -> list[str]:

@@ -8,7 +8,7 @@ Source: runbook, "Incident Response", "Severity Levels", "Support Contacts" ("Es
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -277,20 +277,26 @@ def due_escalation(incident: Incident, path: Sequence[EscalationLevel], now: dat
     if level >= len(path):
         return None
     if not called:
+        if not incident.is_open:
+            return _for_phase(incident, 1, set(), now)
         at_once = incident.severity in (Severity.SEV1, Severity.SEV2)
         due = incident.detected_at + (timedelta(0) if at_once else incident.severity.respond_within / 2)
-        is_due = incident.is_open and now >= due
-        return Escalation(level=1, why=f"{incident.severity}: {incident.title}") if is_due else None
+        return Escalation(level=1, why=f"{incident.severity}: {incident.title}") if now >= due else None
     last, answered = called[-1], [one.at for one in incident.events if one.kind is EventKind.ACKNOWLEDGED]
     patience = timedelta(seconds=path[level - 1].acknowledge_within_s)
     if incident.is_open and not any(at >= last.at for at in answered) and now >= last.at + patience:
         return Escalation(level=level + 1, why=f"nobody of level {level} has acknowledged within {patience}")
-    known = {one.key for one in called}
+    if now < last.at + patience:
+        return None
+    return _for_phase(incident, level + 1, {one.key for one in called}, now)
+
+
+def _for_phase(incident: Incident, level: int, known: Collection[str], now: datetime) -> Escalation | None:
+    """Return the call for an overdue phase that nobody was called for; of what is resolved the post-mortem alone."""
     for phase in incident.overdue(now):
-        if phase.value not in known and now >= last.at + patience:
-            deadline = incident.deadline(phase)
-            why = f"{phase} was due at {deadline:%H:%M} UTC"
-            return Escalation(level=level + 1, why=why, phase=phase)
+        if phase not in known and (incident.is_open or phase is IncidentPhase.POST_MORTEM):
+            why = f"{phase} was due at {incident.deadline(phase):%Y-%m-%d %H:%M} UTC"
+            return Escalation(level=level, why=why, phase=phase)
     return None
 
 

@@ -79,7 +79,8 @@ def open_or_join(connections: Connections, opening: Opening) -> Incident:
         raise InvalidInputError("began", f"{opening.began}", "a time up to now", "Leave it out when it is not known.")
     if opening.key:
         reopen_within = timedelta(hours=connections.settings.incidents.reopen_within_h)
-        for known in reversed(records_of(connections).incidents()):
+        newest_first = reversed(records_of(connections).incidents())
+        for known in sorted(newest_first, key=lambda one: not one.is_open):  # one that is open before one that was
             if joins(known, opening.key, now, reopen_within=reopen_within):
                 return _join(connections, known, opening, now)
     event = IncidentEvent(

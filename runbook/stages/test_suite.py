@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,9 +40,11 @@ class TestResult(BaseModel):
     last_line: str
     cases: tuple[TestCase, ...] = ()
 
-    def count(self, outcome: TestOutcome) -> int:
-        """Return how many tests ended so."""
-        return sum(case.outcome is outcome for case in self.cases)
+    @property
+    def counts(self) -> str:
+        """How its tests ended, in words: `1 failed, 12 passed`; empty where it left no results."""
+        found = Counter(case.outcome for case in self.cases)
+        return ", ".join(f"{found[outcome]} {outcome}" for outcome in TestOutcome if found[outcome])
 
 
 class TestReport(BaseModel):

@@ -130,6 +130,16 @@ def test_nobody_is_called_for_what_is_resolved() -> None:
     assert due_escalation(incident(event(2, EventKind.ESCALATED, level=1), *told), PATH, minutes(600)) is None
 
 
+def test_a_post_mortem_that_is_late_is_escalated_though_all_is_resolved_and_nothing_else_is() -> None:
+    quiet = incident(event(30, EventKind.RESOLVED, **RESOLVED), severity=Severity.SEV4)
+    late = minutes(31) + 2 * DAY
+    for one in (quiet, incident(event(2, EventKind.ESCALATED, level=1), *quiet.events[1:])):
+        assert due_escalation(one, PATH, minutes(600)) is None, "nobody was told, and now it is over"
+        due = due_escalation(one, PATH, late)
+        assert due is not None
+        assert due.phase is IncidentPhase.POST_MORTEM
+
+
 @given(st.lists(st.sampled_from(EventKind), max_size=8), st.floats(0, 5000), st.floats(0, 5000))
 def test_waiting_longer_never_calls_fewer(kinds: list[EventKind], at: float, longer: float) -> None:
     events = [

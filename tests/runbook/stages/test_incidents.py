@@ -169,6 +169,13 @@ def test_alerts_of_one_cause_make_one_incident_that_a_later_one_raises_or_reopen
     assert (reopened.id, reopened.status) == (first.id, IncidentStatus.INVESTIGATING)
     assert reopened.severity is Severity.SEV2
     assert EventKind.REOPENED in {one.kind for one in reopened.events}
+    resolve(connections, first.id, by="Ada", note="v6 runs")
+    by_hand = opened(connections, "something else")
+    assert opened(connections, "errors > 10 %", key="error-rate-critical").id == by_hand.id, (
+        "one that is open comes first"
+    )
+    resolve(connections, by_hand.id, by="Ada", note="over")
+    first = opened(connections, "errors > 10 %", key="error-rate-critical")
     other = opened(connections, "disk", key="disk-critical")
     assert other.id == first.id, "while it is open all alerts of the environment join it"
 
